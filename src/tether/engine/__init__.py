@@ -1,0 +1,1 @@
+"""What makes methods run in anybody's loop."""

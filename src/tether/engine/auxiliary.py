@@ -1,0 +1,144 @@
+"""Modules that methods own: priors, policies, discriminators, averaged copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Union
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tether.errors import TetherError
+
+OptimizerLike = Union[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], None]
+
+
+@dataclass
+class Auxiliary:
+    """One module of a method, and how it is trained."""
+
+    name: str
+    module: nn.Module
+    spec: OptimizerLike
+    optimizer: torch.optim.Optimizer | None = None
+    ema_of: nn.Module | None = None
+    ema_decay: float = 0.999
+
+
+class Auxiliaries:
+    """All of them: bound to the main optimiser's kind, stepped after it, saved and restored."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Auxiliary] = {}
+
+    def add(self, item: Auxiliary) -> None:
+        if item.name in self.items:
+            raise TetherError(f"auxiliary module {item.name!r} exists already")
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            with torch.no_grad():
+                for tensor in [*item.module.parameters(), *item.module.buffers()]:
+                    dist.broadcast(tensor, src=0)
+        if callable(item.spec):
+            item.optimizer = item.spec(item.module.parameters())
+        elif item.spec not in ("like_main", "main", None):
+            raise TetherError(f"optimizer {item.spec!r}: 'like_main', 'main' or a factory")
+        self.items[item.name] = item
+
+    def bind(self, main: torch.optim.Optimizer) -> None:
+        for item in self.items.values():
+            parameters = list(item.module.parameters())
+            if item.spec == "like_main":
+                item.optimizer = type(main)(parameters, **main.defaults)
+            elif item.spec == "main":
+                if hasattr(main.step, "_wrapped_by_lr_sched"):
+                    raise TetherError(
+                        f"the parameters of {item.name!r} join the main optimiser, which must "
+                        "happen before a learning-rate scheduler is made: attach first"
+                    )
+                main.add_param_group({"params": parameters})
+
+    def _trained(self) -> list[tuple[Auxiliary, list[Tensor]]]:
+        found = []
+        for item in self.items.values():
+            if item.optimizer is not None:
+                grads = [p.grad for p in item.module.parameters() if p.grad is not None]
+                if grads:
+                    found.append((item, grads))
+        return found
+
+    def unscale(self, scale: Tensor | None, half: bool) -> None:
+        """Bring gradients of the main loss to their true size, before methods set their own."""
+        for item, grads in self._trained():
+            if scale is not None:
+                torch._foreach_div_(grads, scale)
+            elif half:
+                raise TetherError(
+                    f"{item.name!r} gets gradients of a float16 loss: give attach(..., "
+                    "scaler=the GradScaler) so that they can be unscaled"
+                )
+
+    def step(self, found_inf: Tensor | None) -> None:
+        """Reduce gradients over ranks, update, forget the gradients; then move the averages."""
+        for item, grads in self._trained():
+            assert item.optimizer is not None
+            if dist.is_initialized() and dist.get_world_size() > 1:
+                for grad in grads:
+                    dist.all_reduce(grad)
+                torch._foreach_div_(grads, dist.get_world_size())
+            self._update(item.optimizer, found_inf)
+            item.optimizer.zero_grad(set_to_none=True)
+        for item in self.items.values():
+            if item.ema_of is not None:
+                self._average(item, found_inf)
+
+    @staticmethod
+    def _update(optimizer: torch.optim.Optimizer, found_inf: Tensor | None) -> None:
+        if found_inf is None:
+            optimizer.step()
+        elif getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+            optimizer.grad_scale = None  # type: ignore[attr-defined]
+            optimizer.step()
+            del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
+        elif not bool(found_inf):  # the only read of the device: fp16, fused main, unfused own
+            optimizer.step()
+
+    @staticmethod
+    def _average(item: Auxiliary, found_inf: Tensor | None) -> None:
+        assert item.ema_of is not None
+        own, source = list(item.module.parameters()), list(item.ema_of.parameters())
+        move: float | Tensor = 1.0 - item.ema_decay
+        if found_inf is not None:
+            move = move * (1.0 - found_inf.reshape(()))
+        torch._foreach_add_(own, torch._foreach_mul(torch._foreach_sub(source, own), move))
+        for mine, theirs in zip(item.module.buffers(), item.ema_of.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def forget_gradients(self) -> None:
+        for item in self.items.values():
+            for parameter in item.module.parameters():
+                parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            name: {
+                "module": dict(item.module.state_dict()),
+                "gradients": {
+                    n: p.grad for n, p in item.module.named_parameters() if p.grad is not None
+                },
+                "optimizer": item.optimizer.state_dict() if item.optimizer else None,
+            }
+            for name, item in self.items.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, item in self.items.items():
+            saved = state[name]
+            item.module.load_state_dict(saved["module"])
+            for key, parameter in item.module.named_parameters():
+                grad = saved["gradients"].get(key)
+                parameter.grad = None if grad is None else grad.to(parameter.device).clone()
+            if item.optimizer is not None and saved["optimizer"] is not None:
+                item.optimizer.load_state_dict(saved["optimizer"])

@@ -1,0 +1,94 @@
+"""What a recipe asks of model, data and loop, looked at once when it is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from tether.engine.order import overrides
+from tether.engine.taps import _width
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.engine.attach import Handle
+
+
+def check_needs(handle: Handle) -> None:
+    """Raise where a method lacks something, with the remedy."""
+    for name, method in handle.methods.items():
+        info = method.info
+        kind = handle.task.kind
+        if method.__dict__.get("_attached"):
+            raise TetherError(f"this {name!r} object is attached to another model: make a new one")
+        if info.losses and kind not in info.losses:
+            raise TetherError(
+                f"method {name!r} works with the loss {' or '.join(info.losses)}, not {kind!r}"
+            )
+        if kind == "token_cross_entropy" and "features" in info.needs and not info.pooling:
+            raise TetherError(f"method {name!r} reads one feature row a sample: not for token losses")
+        if overrides(method, "prepare") and not method.__dict__.get("_prepared"):
+            raise TetherError(
+                f"method {name!r} changes the model: call tether.prepare(model, methods) before the "
+                "optimiser is made"
+            )
+        if "index" in info.needs:
+            handle.need_num_samples(name)
+        if "train_data" in info.needs:
+            handle.need_train_data(name)
+        if "valid_data" in info.needs and handle.valid_data is None:
+            raise TetherError(f"method {name!r} needs validation data: attach(..., valid_data=...)")
+        if "source_head" in info.needs and handle.source_head is None:
+            raise TetherError(
+                f"method {name!r} needs the pretrained model's own head: attach(..., source_head=...)"
+            )
+        scheduled = [o for o, s in method.schedules().items() if s.needs_horizon]
+        if ("horizon" in info.needs or scheduled) and not handle.has_horizon:
+            what = f"the schedule of {scheduled[0]!r}" if scheduled else "it"
+            raise TetherError(
+                f"method {name!r}: {what} needs the length of training: attach(..., epochs=...) or "
+                "total_steps=..."
+            )
+
+
+def wanted_parameters(handle: Handle) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """(method, parameter name, parameter) for all that the optimiser must hold."""
+    names = {id(ref.param): ref.name for ref in handle.weights()}
+    for name, method in handle.methods.items():
+        for parameter in method.acts_on():
+            yield name, names.get(id(parameter), "a parameter that is not the model's"), parameter
+
+
+def num_classes(given: int | None, head: tuple[str, nn.Module] | None, who: str) -> int:
+    width = _width(head[1], "out") if head is not None else None
+    if given is not None and width is not None and given != width:
+        raise TetherError(
+            f"num_classes={given}, but the head {head[0] if head else ''!r} has {width} outputs"
+        )
+    found = given if given is not None else width
+    if found is None:
+        raise TetherError(f"method {who!r} needs the number of classes: attach(..., num_classes=...)")
+    return found
+
+
+def num_features(head: tuple[str, nn.Module]) -> int:
+    width = _width(head[1], "in")
+    if width is None:
+        raise TetherError(
+            f"the head {head[0]!r} ({type(head[1]).__name__}) does not tell the width of its input: "
+            'name a linear layer with head="..."'
+        )
+    return width
+
+
+def num_samples(data: Any, who: str) -> int:
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    try:
+        return len(dataset)
+    except TypeError:
+        raise TetherError(
+            f"method {who!r} keeps a table of samples: train_data must be a map-style data set "
+            "with a length"
+        ) from None

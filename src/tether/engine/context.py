@@ -1,0 +1,348 @@
+"""What the engine offers a method, so that no method reaches into a model by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tether.engine.auxiliary import Auxiliary, OptimizerLike
+from tether.engine.layers import BatchNormRef, WeightRef, batch_norm_refs
+from tether.engine.reference import Reference, is_sharded, local, sum_over_shards
+from tether.engine.state import distributed, rank, world_size
+from tether.engine.statistics import Update, gather_ranks, restore_mode, training_targets
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.engine.attach import Handle
+
+_MASK = (1 << 64) - 1
+
+
+class Forward(NamedTuple):
+    """Result of a repeated forward."""
+
+    logits: Tensor
+    features: Tensor | None
+
+
+def mix_seed(*parts: int | str) -> int:
+    """A well mixed 64-bit seed from numbers and names, the same on every platform."""
+    state = 0x9E3779B97F4A7C15
+    for part in parts:
+        for value in part.encode() if isinstance(part, str) else [part & _MASK]:
+            state = (state ^ value) * 0xBF58476D1CE4E5B9 & _MASK
+            state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
+            state ^= state >> 31
+    return state
+
+
+def as_logits(output: Any) -> Tensor:
+    """The logits in a model's output: a tensor, ``.logits``, ``["logits"]``, or the first part."""
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if found is None and hasattr(output, "keys") and "logits" in output:
+        found = output["logits"]
+    if found is None and isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise TetherError(f"no logits in a model output of type {type(output).__name__}")
+    return found
+
+
+class Context:
+    """One method's view of the run. Every service raises a clear error where it cannot serve."""
+
+    def __init__(self, handle: Handle, name: str) -> None:
+        self._handle = handle
+        self.name = name
+        self._generator: torch.Generator | None = None
+        self._seeded_for = (-1, "")
+
+    # -- facts -----------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        """The inner model, without DDP and compile wrappers."""
+        return self._handle.inner
+
+    @property
+    def device(self) -> torch.device:
+        return self._handle.device
+
+    @property
+    def loss_kind(self) -> str:
+        return self._handle.task.kind
+
+    @property
+    def num_classes(self) -> int:
+        return self._handle.need_num_classes(self.name)
+
+    @property
+    def num_features(self) -> int:
+        """Width of the head's input."""
+        return self._handle.need_num_features(self.name)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of the training set."""
+        return self._handle.need_num_samples(self.name)
+
+    @property
+    def head_module(self) -> nn.Module:
+        return self._handle.need_head(self.name)[1]
+
+    @property
+    def source_head(self) -> nn.Module | None:
+        """The discarded head of the pretrained model, where the user gave it."""
+        return self._handle.source_head
+
+    @property
+    def valid_data(self) -> Any:
+        return self._handle.valid_data
+
+    @property
+    def epoch(self) -> int:
+        """Present epoch, 0-based."""
+        return self._handle.epoch
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self._handle.step
+
+    @property
+    def progress(self) -> float:
+        """Share of training done, 0 to 1 (0 where the horizon is unknown)."""
+        return self._handle.progress
+
+    @property
+    def has_horizon(self) -> bool:
+        return self._handle.has_horizon
+
+    rank = property(lambda self: rank())
+    world_size = property(lambda self: world_size())
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Random numbers of this method, on the model's device.
+
+        Seeded anew for each moment from (seed, method, rank, step, moment), so that a resumed run
+        draws what an uninterrupted one would, on every rank, without a generator's state being
+        saved; and a step refused for a non-finite number can be made again.
+        """
+        if self._generator is None:
+            self._generator = torch.Generator(self.device)
+        now = (self._handle.micro_step, self._handle.phase)
+        if self._seeded_for != now:
+            self._seeded_for = now
+            self._generator.manual_seed(mix_seed(self._handle.seed, self.name, rank(), *now))
+        return self._generator
+
+    # -- weights ---------------------------------------------------------------------------------
+
+    @property
+    def reference(self) -> Reference:
+        """w0: parameters and buffers at attach, by canonical name."""
+        return self._handle.reference
+
+    def weights(self) -> list[WeightRef]:
+        """Every parameter once, in the model's order, frozen ones included."""
+        return self._handle.weights()
+
+    def batch_norms(self) -> list[BatchNormRef]:
+        return batch_norm_refs(self.model, self.weights())
+
+    @staticmethod
+    def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+        """The shards of this rank; arithmetic on them needs no communication."""
+        return [local(tensor) for tensor in tensors]
+
+    @staticmethod
+    def sum_over_shards(values: Tensor, like: Tensor) -> Tensor:
+        """Sum partial values over the ranks between which ``like`` is split, in place."""
+        return sum_over_shards(values, like)
+
+    @property
+    def grad_scale(self) -> Tensor | None:
+        """Factor by which the gradients are still multiplied (fused optimisers), or None."""
+        return self._handle.seam.grad_scale
+
+    @property
+    def step_mask(self) -> Tensor | None:
+        """1 where the update was made, 0 where it was skipped; None where it was made for sure."""
+        found = self._handle.seam.found_inf
+        return None if found is None else 1.0 - found.reshape(())
+
+    def lr(self, parameter: nn.Parameter) -> float:
+        """Present learning rate of a parameter."""
+        return self._handle.seam.lr(parameter)
+
+    # -- while the loss is made ------------------------------------------------------------------
+
+    def defer(self, write: Callable[[], None]) -> None:
+        """Run ``write`` once all parts of this loss were found finite."""
+        self._handle.deferred.append(write)
+
+    @staticmethod
+    def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
+        """Reduce in place over the data-parallel ranks; ``op``: sum, mean, max or min."""
+        if distributed():
+            kinds = {"max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+            dist.all_reduce(tensor, op=kinds.get(op, dist.ReduceOp.SUM))
+            if op == "mean":
+                tensor.div_(world_size())
+        return tensor
+
+    @staticmethod
+    def all_gather(tensor: Tensor) -> Tensor:
+        """``[world, ...]``: the tensor of every rank."""
+        return gather_ranks(tensor)
+
+    def head(self, rows: Tensor) -> Tensor:
+        """The head's output for feature rows ``[N, d]``."""
+        output: Tensor = self.head_module(rows)
+        return output
+
+    def grad(
+        self, loss: Tensor, tensors: Sequence[Tensor], *, create_graph: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Gradients of ``loss`` apart from the training backward; the graph is kept.
+
+        After a float16 forward the loss is multiplied by 1024 on the way, an exact power of two,
+        so that small gradients survive.
+        """
+        scale = 1024.0 if self._handle.autocast_dtype is torch.float16 else 1.0
+        grads = torch.autograd.grad(
+            loss * scale, list(tensors), create_graph=create_graph, retain_graph=True
+        )
+        return tuple(g / scale for g in grads) if scale != 1.0 else tuple(grads)
+
+    def forward(
+        self, *args: Any, grad: bool = True, mode: str | None = None, weights: str = "current",
+        **kwargs: Any,
+    ) -> Forward:  # fmt: skip
+        """Repeat the model's call: adversarial examples, second views, teachers.
+
+        It goes through the inner module, under the autocast state of the user's forward. Random
+        numbers, batch-norm statistics and train flags are as before afterwards.
+
+        Args:
+            args: the model's arguments; none (and no ``kwargs``): those of the last call
+                (``needs=("inputs",)``).
+            grad: build a graph.
+            mode: ``"train"``, ``"eval"``, or None to leave the flags alone.
+            weights: ``"current"``, or ``"reference"`` for the model with w0 (no graph into w0).
+        """
+        handle = self._handle
+        if not args and not kwargs:
+            args, kwargs = handle.current_inputs()
+        flags = {module: module.training for module in self.model.modules()}
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            if mode is not None:
+                self.model.train(mode == "train")
+            with (
+                torch.random.fork_rng(devices=devices),
+                torch.set_grad_enabled(grad),
+                torch.autocast(
+                    self.device.type, handle.autocast_dtype, enabled=handle.autocast_dtype is not None
+                ),
+                self._kept_buffers(),
+            ):
+                if weights == "reference":
+                    with self._reference_weights() as tensors:
+                        return handle.quiet_forward(args, kwargs, tensors)
+                return handle.quiet_forward(args, kwargs, None)
+        finally:
+            restore_mode(flags)
+
+    @contextmanager
+    def _kept_buffers(self) -> Iterator[None]:
+        """Batch-norm statistics that a train-mode forward moves are put back."""
+        kept = [
+            (buffer, buffer.detach().clone())
+            for module in self.model.modules()
+            if module.training
+            for buffer in module.buffers(recurse=False)
+        ]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
+
+    @contextmanager
+    def _reference_weights(self) -> Iterator[dict[str, Tensor] | None]:
+        """w0 as tensors for ``functional_call``; sharded parameters are swapped in place."""
+        named = [(ref.name, ref.param) for ref in self.weights()]
+        if not any(is_sharded(p) for _, p in named):
+            yield {
+                name: tensor.to(self.device) for name, tensor in self.reference.items()
+            }
+            return
+        if torch.is_grad_enabled():
+            raise TetherError("the reference under fully_shard gives values only: grad=False")
+        mine = [local(p) for _, p in named]
+        kept = [shard.clone() for shard in mine]
+        with torch.no_grad():
+            torch._foreach_copy_(mine, [local(self.reference[name]) for name, _ in named])
+        try:
+            yield None
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(mine, kept)
+
+    # -- in setup --------------------------------------------------------------------------------
+
+    def add_module(
+        self, name: str, module: nn.Module, optimizer: OptimizerLike = "like_main", *,
+        ema_of: nn.Module | None = None, ema_decay: float = 0.999,
+    ) -> nn.Module:  # fmt: skip
+        """Give the engine a module to keep: saved, reduced over ranks, stepped after the main step.
+
+        Args:
+            name: unique within the method.
+            module: moved to the model's device; equal on all ranks afterwards.
+            optimizer: ``"like_main"`` (same class and defaults), ``"main"`` (joins the main
+                optimiser), a factory from parameters to an optimiser, or None.
+            ema_of: keep the module as a moving average of this one.
+            ema_decay: weight of the old value.
+        """
+        module = module.to(self.device)
+        spec = None if ema_of is not None else optimizer
+        self._handle.auxiliaries.add(
+            Auxiliary(f"{self.name}.{name}", module, spec, ema_of=ema_of, ema_decay=ema_decay)
+        )
+        return module
+
+    def optimizer_of(self, name: str) -> torch.optim.Optimizer:
+        """The optimiser of an auxiliary module."""
+        found = self._handle.auxiliaries.items[f"{self.name}.{name}"].optimizer
+        if found is None:
+            raise RuntimeError(f"{name!r} has no optimiser of its own (yet): bind comes first")
+        return found
+
+    def statistics(self, update: Update, finish: Callable[[], None]) -> None:
+        """Ask for a share in the pass over the training data before the first step.
+
+        The pass runs in evaluation mode without gradients; it is shared by all methods that ask
+        and cancelled when a state is loaded.
+
+        Args:
+            update: called with each batch (logits, features, targets, index; ``mask`` False for
+                padding rows).
+            finish: called once after the last batch. In several processes each rank has seen its
+                share: merge with :meth:`all_gather` or :meth:`all_reduce`.
+        """
+        self._handle.request_statistics(self.name, update, finish)
+
+    def training_targets(self) -> Tensor:
+        """Targets of the whole training set, in row order."""
+        return training_targets(self._handle.need_train_data(self.name))

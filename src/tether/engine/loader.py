@@ -1,0 +1,256 @@
+"""``batches()``: which rows a batch holds, epochs, and resuming in the middle of one."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from tether.engine.state import random_state, set_random_state
+from tether.errors import TetherError
+
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+def to_device(value: Any, device: torch.device | str | None) -> Any:
+    """Tensors inside tuples, lists and dicts, moved."""
+    if device is None:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to_device(part, device) for part in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(part, device) for part in value)
+    if hasattr(value, "items"):
+        moved = {key: to_device(part, device) for key, part in value.items()}
+        return type(value)(moved) if isinstance(value, dict) else moved
+    return value
+
+
+def split_batch(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Arguments, keyword arguments and targets of a batch.
+
+    ``(x, y)`` and ``(x1, x2, y)``: the last part is the targets; a dict: the key ``labels``,
+    ``label``, ``targets``, ``target`` or ``y``.
+
+    Raises:
+        TetherError: the batch has another form.
+    """
+    if hasattr(batch, "items"):
+        kwargs = dict(batch.items())
+        for key in LABEL_KEYS:
+            if key in kwargs:
+                targets = kwargs.pop(key)
+                return (), kwargs, targets
+        raise TetherError(f"a dict batch needs one of the keys {', '.join(LABEL_KEYS)}")
+    if isinstance(batch, (list, tuple)) and len(batch) >= 2:
+        return tuple(batch[:-1]), {}, batch[-1]
+    raise TetherError(f"a batch is (inputs, targets) or a dict, not {type(batch).__name__}")
+
+
+class _Tape:
+    """A sampler that notes what it hands out, and can skip what was seen before a break."""
+
+    def __init__(self, inner: Any, rows: deque[Any], skip: int, caught_up: Callable[[], None]) -> None:
+        self.inner, self.rows, self.skip, self.caught_up = inner, rows, skip, caught_up
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["inner"], name)
+
+    def __iter__(self) -> Iterator[Any]:
+        # skip and deque belong to the pass that starts here, not to a later one
+        skip, self.skip = self.skip, 0
+        source = iter(self.inner)
+        for _ in range(skip):
+            next(source, None)
+        self.caught_up()
+        for rows in source:
+            self.rows.append(rows)
+            yield rows
+
+
+class BatchStream:
+    """Epochs and rows of a training run.
+
+    Args:
+        device: where rows are wanted.
+        start: called with the epoch's number before its first batch.
+        end: called with the epoch's number after its last batch.
+    """
+
+    def __init__(
+        self, device: torch.device, start: Callable[[int], None], end: Callable[[int], None]
+    ) -> None:
+        self.device = device
+        self._start, self._end = start, end
+        self.epoch = 0
+        self.open = False
+        self.batches_done = 0
+        self.length: int | None = None
+        self.rows: Tensor | None = None
+        self._epoch_random: dict[str, Any] | None = None
+        self._resume_random: dict[str, Any] | None = None
+        self._taped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    # -- epochs ----------------------------------------------------------------------------------
+
+    def start_epoch(self, epoch: int | None = None) -> None:
+        if self.open:
+            self.end_epoch()
+        if epoch is not None:
+            self.epoch = epoch
+        self.open = True
+        self._start(self.epoch)
+
+    def end_epoch(self) -> None:
+        if not self.open:
+            return
+        self.open = False
+        self.rows = None
+        self.batches_done = 0
+        self._epoch_random = None
+        self._end(self.epoch)
+        self.epoch += 1
+
+    @property
+    def position(self) -> float:
+        """Epochs done, as a fraction where the loader's length is known."""
+        share = self.batches_done / self.length if self.length and self.open else 0.0
+        return self.epoch + min(share, 1.0)
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    def iterate(
+        self, loader: Iterable[Any], device: torch.device | str | None, need_rows: bool,
+        num_samples: int | None,
+    ) -> Iterator[Any]:  # fmt: skip
+        """Yield the loader's batches; ``self.rows`` holds the rows of the last one."""
+        if need_rows:
+            _check_rows(loader, num_samples)
+        resume, skip = self._resume_random, self.batches_done
+        self._resume_random = None
+        if resume is None:
+            self.start_epoch()
+            skip = 0
+            self._epoch_random = self._random(loader)
+        elif self._epoch_random is not None:
+            self.open = True
+            self._set_random(loader, self._epoch_random)
+        self.batches_done = skip
+        self.length = len(loader) if hasattr(loader, "__len__") else None
+
+        def caught_up() -> None:
+            if resume is not None:
+                set_random_state(resume, self.device)
+
+        rows: deque[Any] = deque()
+        known = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        if known:
+            source = iter(self._tape(loader, rows, skip, caught_up))
+        else:
+            source = iter(loader)
+            for _ in range(skip):
+                next(source, None)
+            caught_up()
+        for batch in source:
+            # counted before the batch is handed out: a state saved in the loop's body is after it
+            self.batches_done += 1
+            self.rows = None
+            if known:
+                taken = rows.popleft()
+                taken = taken if isinstance(taken, (list, tuple, Tensor)) else [taken]
+                self.rows = torch.as_tensor(taken, dtype=torch.int64).to(self.device)
+            yield to_device(batch, device)
+        self.end_epoch()
+
+    def _tape(self, loader: Any, rows: deque[Any], skip: int, caught_up: Callable[[], None]) -> Any:
+        """A shallow copy of the loader whose batch sampler notes its rows.
+
+        The copy is kept, so that persistent workers live through the epochs.
+        """
+        attribute = "batch_sampler" if loader.batch_sampler is not None else "sampler"
+        tape = _Tape(getattr(loader, attribute), rows, skip, caught_up)
+        clone = self._taped.get(loader)
+        if clone is None:
+            clone = copy.copy(loader)
+            clone.__dict__[attribute] = tape  # set past DataLoader's guard against late changes
+            self._taped[loader] = clone
+            return clone
+        kept = clone.__dict__[attribute]
+        kept.inner, kept.rows, kept.skip, kept.caught_up = tape.inner, rows, skip, caught_up
+        return clone
+
+    # -- random numbers and state ----------------------------------------------------------------
+
+    @staticmethod
+    def _generators(loader: Any) -> dict[str, torch.Generator]:
+        found = {}
+        samplers = {
+            "loader": loader,
+            "sampler": getattr(loader, "sampler", None),
+            "batch_sampler": getattr(loader, "batch_sampler", None),
+        }
+        for name, owner in samplers.items():
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[name] = generator
+        return found
+
+    def _random(self, loader: Any) -> dict[str, Any]:
+        own = {name: g.get_state() for name, g in self._generators(loader).items()}
+        return {"global": random_state(self.device), "generators": own}
+
+    def _set_random(self, loader: Any, state: dict[str, Any]) -> None:
+        set_random_state(state["global"], self.device)
+        for name, generator in self._generators(loader).items():
+            if name in state["generators"]:
+                generator.set_state(state["generators"][name].cpu())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "open": self.open,
+            "batches_done": self.batches_done,
+            "epoch_random": self._epoch_random,
+            "random": random_state(self.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = int(state["epoch"])
+        self.open = bool(state["open"])
+        self.batches_done = int(state["batches_done"])
+        self._epoch_random = state["epoch_random"]
+        self._resume_random = state["random"] if self.open and self._epoch_random else None
+        set_random_state(state["random"], self.device)
+
+
+def _check_rows(loader: Any, num_samples: int | None) -> None:
+    """Methods that keep a table of samples need rows, of the data set they were sized for."""
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or not isinstance(loader, DataLoader):
+        raise TetherError(
+            "a method keeps a table of samples: give batches() a torch DataLoader, or pass "
+            "index= (rows of the data set) to loss()"
+        )
+    if isinstance(dataset, IterableDataset):
+        raise TetherError(
+            "a method keeps a table of samples, but iterable data have no rows: use a map-style "
+            "data set, or pass index= to loss()"
+        )
+    if loader.num_workers and not getattr(loader, "in_order", True):
+        raise TetherError("in_order=False loses which rows a batch holds: leave it True")
+    if num_samples is not None and len(dataset) != num_samples:
+        raise TetherError(
+            f"the loader's data set has {len(dataset)} samples, train_data has {num_samples}: the "
+            "tables of samples would not match; give attach the data set that the loader draws from"
+        )

@@ -1,0 +1,122 @@
+"""The whole state of a handle, and the checks before one is loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tether.engine.reference import same_fingerprint
+from tether.engine.state import (
+    FORMAT,
+    check_method_state,
+    load_method_state,
+    method_state,
+    world_size,
+)
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.engine.attach import Handle
+
+
+def _head_names(handle: Handle) -> list[str]:
+    """Reference tensors of the newly drawn head: saved, since no checkpoint gives them back."""
+    heads = {ref.name for ref in handle.weights() if ref.is_head}
+    return [name for name in handle.reference if name in heads]
+
+
+def _recipe(handle: Handle) -> dict[str, str]:
+    return {name: repr(method) for name, method in handle.methods.items()}
+
+
+def state_dict(handle: Handle) -> dict[str, Any]:
+    reference: dict[str, Any] | None = None
+    if handle.reference.taken:
+        heads = _head_names(handle)
+        reference = {
+            "fingerprint": handle.reference.fingerprint(heads),
+            "head": {name: handle.reference[name].detach().clone() for name in heads},
+        }
+    return {
+        "format": FORMAT,
+        "recipe": _recipe(handle),
+        "world_size": world_size(),
+        "step": handle.step,
+        "micro_step": handle.micro_step,
+        "backward_seen": handle._backward_seen,
+        "statistics_pending": bool(handle._requests),
+        "reference": reference,
+        "methods": {name: method_state(method) for name, method in handle.methods.items()},
+        "auxiliaries": _copied(handle.auxiliaries.state_dict()),
+        "stream": handle.stream.state_dict(),
+        "sync": {key: value.clone() for key, value in handle.sync.base.items()},
+    }
+
+
+def _copied(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: _copied(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_copied(value) for value in tree]
+    return tree
+
+
+def load_state_dict(handle: Handle, state: Mapping[str, Any]) -> None:
+    _check(handle, state)
+    for name, method in handle.methods.items():
+        load_method_state(method, state["methods"][name])
+    handle.auxiliaries.load_state_dict(state["auxiliaries"])
+    handle.stream.load_state_dict(state["stream"])
+    handle.step = int(state["step"])
+    handle.micro_step = int(state["micro_step"])
+    handle._backward_seen = bool(state["backward_seen"])
+    if state["reference"] is not None:
+        with torch.no_grad():
+            for name, tensor in state["reference"]["head"].items():
+                handle.reference[name].copy_(tensor)
+    if not state["statistics_pending"]:
+        handle.cancel_statistics()
+    if state["sync"]:
+        for key, base in handle.sync.base.items():
+            base.copy_(state["sync"][key])
+    else:
+        handle.sync.remember()
+
+
+def _check(handle: Handle, state: Mapping[str, Any]) -> None:
+    """All that may not fit, before anything changes."""
+    if state.get("format") != FORMAT:
+        raise TetherError(
+            f"the state has format {state.get('format')!r}, this version reads {FORMAT}"
+        )
+    ours, theirs = _recipe(handle), state["recipe"]
+    if list(ours) != list(theirs):
+        raise TetherError(
+            f"the state was saved with the methods {', '.join(theirs) or 'none'}, attached are "
+            f"{', '.join(ours) or 'none'}: resume with the same methods"
+        )
+    for name in ours:
+        if ours[name] != theirs[name]:
+            warnings.warn(f"resuming {theirs[name]} as {ours[name]}", stacklevel=4)
+    saved = state["reference"]
+    if handle.reference.taken and saved is not None:
+        own = handle.reference.fingerprint(_head_names(handle))
+        if not same_fingerprint(own, saved["fingerprint"]):
+            raise TetherError(
+                "the model held other weights when tether was attached than in the saved run: "
+                "attach to the pretrained model first, load the trained weights into it afterwards"
+            )
+    if state["world_size"] != world_size() and state["sync"]:
+        warnings.warn(
+            f"the state was saved by {state['world_size']} processes, now there are "
+            f"{world_size()}: changes of other ranks to tables of samples in the running epoch are lost",
+            stacklevel=4,
+        )
+    for name, method in handle.methods.items():
+        check_method_state(method, name, state["methods"][name])

@@ -1,0 +1,261 @@
+"""The order of one step, from the model's output to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tether.batch import Batch
+from tether.engine.loader import LABEL_KEYS, split_batch
+from tether.engine.order import overrides
+from tether.engine.taps import _width, pool_features
+from tether.errors import NonFiniteError, TetherError
+from tether.method import Method
+
+if TYPE_CHECKING:
+    from tether.engine.attach import Handle
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+class StepMaker:
+    """Makes the loss of a batch in a fixed order; keeps its parts."""
+
+    def __init__(self, handle: Handle, nan_check: str) -> None:
+        self.handle = handle
+        self.task = handle.task
+        self.nan_check = nan_check
+        self.parts: dict[str, Tensor] = {}
+        self.inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self.row_weights: Tensor | None = None
+        self._first_bad: dict[str, Tensor] = {}
+        self._logits_checked = False
+
+        def acting(moment: str) -> list[tuple[str, Method]]:
+            return [(n, m) for n, m in handle.methods.items() if overrides(m, moment)]
+
+        self._relabel = acting("transform_targets")
+        self._replace = acting("sample_loss")
+        self._weigh = acting("weight_samples")
+        self._penalise = acting("penalty")
+        self._want_rows = handle.needs("index")
+        self._want_epochs = handle.needs("epochs")
+        self._want_features = handle.needs("features")
+        self._want_inputs = handle.needs("inputs")
+
+    # -- before the forward ----------------------------------------------------------------------
+
+    def transformed(self, source: Iterator[Any], methods: list[tuple[str, Method]]) -> Iterator[Any]:
+        """Batches after ``transform_batch`` of every method, in the form the loader gave them."""
+        stream = self.handle.stream
+        for given in source:
+            args, kwargs, targets = split_batch(given)
+            self.handle.phase = "inputs"
+            none = torch.empty(0)
+            batch = Batch(none, targets, targets, index=stream.rows, args=args, kwargs=kwargs)
+            for _, method in methods:
+                batch = method.transform_batch(batch)
+            stream.rows, self.row_weights = batch.index, batch.weights
+            if hasattr(given, "items"):
+                key = next(k for k in LABEL_KEYS if k in given)
+                yield {**batch.kwargs, key: batch.targets}
+            else:
+                yield (*batch.args, batch.targets)
+
+    # -- after the forward -----------------------------------------------------------------------
+
+    def plain(self, logits: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = _wide(logits)
+            return self.task.mean(logits, self.task.check(logits, targets))
+
+    def make(
+        self, logits: Tensor, targets: Tensor, index: Tensor | None,
+        num_items: int | Tensor | None, extras: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        handle = self.handle
+        handle.phase = "loss"
+        handle.deferred.clear()
+        low = logits.dtype in _HALF and self._parameter_dtype() is torch.float32
+        handle.autocast_dtype = logits.dtype if low else None
+        with torch.autocast(logits.device.type, enabled=False):
+            batch = self._batch(logits, targets, index, extras)
+            total, parts = self._compose(batch, num_items)
+            self._check_finite(parts)
+        with torch.no_grad():
+            for write in handle.deferred:
+                write()
+        handle.deferred.clear()
+        self.parts = parts
+        handle.micro_step += 1
+        handle.taps.clear()
+        self.inputs = self.row_weights = None
+        return total
+
+    def _parameter_dtype(self) -> torch.dtype:
+        first = next(self.handle.inner.parameters(), None)
+        return torch.float32 if first is None else first.dtype
+
+    def _batch(
+        self, logits: Tensor, targets: Tensor, index: Tensor | None, extras: dict[str, Any]
+    ) -> Batch:
+        handle = self.handle
+        if self._want_epochs and not handle.stream.open:
+            raise TetherError(
+                f"method {self._want_epochs[0]!r} goes by epochs: iterate reg.batches(loader), or "
+                "call reg.start_epoch() and reg.end_epoch()"
+            )
+        raw = logits
+        logits = _wide(logits)
+        targets = self.task.check(logits, targets)
+        mask = self.task.row_mask(targets)
+        self._check_head(raw)
+        features = None
+        if self._want_features:
+            tapped = handle.taps.take_features()
+            handle.taps.check_graph(tapped, raw)
+            valid = targets != -100 if self.task.kind == "token_cross_entropy" else None
+            features = pool_features(tapped, valid, handle.taps_pooling())
+            if features.shape[0] != logits.shape[0]:
+                raise TetherError(
+                    f"the head saw {features.shape[0]} rows, the logits have {logits.shape[0]}: "
+                    "call reg.loss once after each forward of the model"
+                )
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if self._want_inputs:
+            self.inputs = handle.taps.take_inputs()
+            args, kwargs = self.inputs
+        return Batch(
+            logits, targets, targets, index=self._rows(logits, index), features=features,
+            weights=self.row_weights, mask=mask, args=args, kwargs=kwargs, extras=extras,
+        )  # fmt: skip
+
+    def _check_head(self, logits: Tensor) -> None:
+        """Once: the layer taken for the head must make the logits."""
+        if self._logits_checked or not self._want_features:
+            return
+        name, module = self.handle.need_head(self._want_features[0])
+        width = _width(module, "out")
+        outputs = logits.shape[-1] if logits.ndim > 1 else 1
+        if width is not None and width != outputs:
+            raise TetherError(
+                f"the head {name!r} has {width} outputs, the logits have {outputs}: name the last "
+                'linear layer with attach(..., head="...")'
+            )
+        self._logits_checked = True
+
+    def _rows(self, logits: Tensor, index: Tensor | None) -> Tensor | None:
+        rows = self.handle.stream.rows if index is None else torch.as_tensor(index)
+        if not self._want_rows:
+            return rows if rows is not None and rows.shape[0] == logits.shape[0] else None
+        who = self._want_rows[0]
+        if rows is None:
+            raise TetherError(
+                f"method {who!r} keeps a table of samples and the rows of this batch are unknown: "
+                "iterate reg.batches(loader), or pass index= (rows of the data set)"
+            )
+        if rows.is_floating_point() or rows.ndim != 1 or rows.shape[0] != logits.shape[0]:
+            raise TetherError(
+                f"index must hold one whole number a row: {logits.shape[0]} rows of logits, index "
+                f"of shape {tuple(rows.shape)} and type {rows.dtype}"
+            )
+        size = self.handle.num_samples
+        if rows.device.type == "cpu" and rows.numel() and size is not None:
+            values = rows.numpy()
+            bad = values[(values < 0) | (values >= size)]
+            if bad.size:
+                raise TetherError(
+                    f"index {bad[0]} is out of range: train_data has {size} samples (rows 0 to "
+                    f"{size - 1})"
+                )
+        return rows.to(logits.device, torch.int64)
+
+    # -- the loss --------------------------------------------------------------------------------
+
+    def _compose(self, batch: Batch, num_items: int | Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        for name, method in self._relabel:
+            targets = method.transform_targets(batch)
+            if targets.requires_grad:
+                raise TetherError(f"method {name!r}: transform_targets must detach its targets")
+            batch.targets = targets
+        items = self.task.items(batch.targets)
+        mean = self._task(batch, items)
+        share: float | Tensor | None = None if num_items is None else items / num_items
+        total = mean if share is None else mean * share
+        parts = {"task": mean.detach()}
+        for name, method in self._penalise:
+            weight = method.value("weight")
+            penalty = method.penalty(batch)
+            if weight == 0.0:
+                parts[name] = torch.zeros_like(penalty.detach())
+                continue
+            part = weight * penalty
+            parts[name] = part.detach()
+            total = total + (part if share is None else part * share)
+        return total, parts
+
+    def _task(self, batch: Batch, items: Tensor | int) -> Tensor:
+        """Mean task loss; the plain kernel where nothing weighs or replaces sample losses."""
+        if isinstance(items, int) and items == 0:
+            return batch.logits.sum() * 0.0
+        if not self._weigh and not self._replace and batch.weights is None:
+            return self.task.mean(batch.logits, batch.targets)
+        if self._replace:
+            batch.sample_losses = self._replace[0][1].sample_loss(batch)
+        else:
+            batch.sample_losses = self.task.per_sample(batch.logits, batch.targets)
+        for _, method in self._weigh:
+            weights = method.weight_samples(batch)
+            if weights is not None:
+                batch.weights = weights if batch.weights is None else batch.weights * weights
+        if batch.weights is None:
+            if not self._replace:
+                return self.task.mean(batch.logits, batch.targets)
+            return batch.masked_mean(batch.sample_losses)
+        counts = self.task.row_items(batch.targets)
+        losses = batch.weights * batch.sample_losses
+        return losses.mean() if counts is None else (losses * counts).sum() / counts.sum()
+
+    # -- numbers that are not finite -------------------------------------------------------------
+
+    def _check_finite(self, parts: dict[str, Tensor]) -> None:
+        if self.nan_check == "step":
+            for name, part in parts.items():
+                values = part.cpu() if part.device.type != "cpu" else part
+                if not np.isfinite(values.float().numpy()):
+                    raise NonFiniteError(self._message(name, self.handle.micro_step))
+            return
+        for name, part in parts.items():
+            known = self._first_bad.get(name)
+            if known is None:
+                known = torch.full((), -1, dtype=torch.int64, device=part.device)
+            now = ~torch.isfinite(part) & (known < 0)
+            self._first_bad[name] = torch.where(now, self.handle.micro_step, known)
+
+    def raise_if_nonfinite(self) -> None:
+        """Read the flags kept on the device (``nan_check="log"``)."""
+        if not self._first_bad:
+            return
+        flags, self._first_bad = self._first_bad, {}
+        steps = torch.stack(list(flags.values())).tolist()
+        bad = {name: step for name, step in zip(flags, steps, strict=True) if step >= 0}
+        if bad:
+            name = min(bad, key=lambda part: bad[part])
+            raise NonFiniteError(self._message(name, bad[name]))
+
+    def _message(self, name: str, micro_step: int) -> str:
+        what = "the task loss" if name == "task" else f"the penalty of {name!r}"
+        return (
+            f"{what} is infinite or not a number at loss number {micro_step} (counted from 0, after "
+            f"{self.handle.step} updates): lower the learning rate or the weight, or look at this "
+            "batch; no method's state has changed in this step"
+        )

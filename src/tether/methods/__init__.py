@@ -1,0 +1,27 @@
+"""The methods, one a file, in the room where it acts; importing this package registers them."""
+
+from __future__ import annotations
+
+from tether.methods.features.adarand import AdaRand
+from tether.methods.features.feature_norm import FeatureNormPenalty
+from tether.methods.features.randreg import RandReg
+from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
+from tether.methods.targets.elr import EarlyLearningRegularization
+from tether.methods.targets.regsl import RegSL
+from tether.methods.targets.self_label_correction import SelfLabelCorrection
+from tether.methods.weights.distance_constraint import DistanceConstraint
+from tether.methods.weights.l2_sp import L2SP
+from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
+
+__all__ = [
+    "L2SP",
+    "AdaRand",
+    "ConfidenceReweighting",
+    "DistanceConstraint",
+    "EarlyLearningRegularization",
+    "FeatureNormPenalty",
+    "LayerwiseConstraint",
+    "RandReg",
+    "RegSL",
+    "SelfLabelCorrection",
+]

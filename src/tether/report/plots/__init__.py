@@ -1,0 +1,23 @@
+"""Figures of a report: pure functions from plain numbers to `Plot`.
+
+A figure is a few small panels with one legend. The page arranges the panels by the width of the
+screen, so they stay legible on a phone. Every panel carries a sentence that says what it shows.
+Pass the same `colors` to all plots of a page and every method keeps its colour.
+"""
+
+from tether.report.plots.bars import distance_profile
+from tether.report.plots.curves import curve_panels, feature_curves, memorization_curves, seed_band
+from tether.report.plots.dots import dot_plot
+from tether.report.plots.scatter import PCAAxes, feature_scatter, pca_axes
+
+__all__ = [
+    "PCAAxes",
+    "curve_panels",
+    "distance_profile",
+    "dot_plot",
+    "feature_curves",
+    "feature_scatter",
+    "memorization_curves",
+    "pca_axes",
+    "seed_band",
+]

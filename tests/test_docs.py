@@ -1,0 +1,92 @@
+"""The documentation builds without a warning, and its code runs."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.markdown import ROOT, code_blocks
+from tether.catalogue import COSTS, KINDS, NEEDS, list_methods, method_info
+
+NOT_RUN = "not run"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; it is built from a copy, so that the test leaves no pages behind."""
+    folder = tmp_path_factory.mktemp("docs")
+    source, target = folder / "source", folder / "html"
+    ignored = shutil.ignore_patterns("_build", "methods", "__pycache__")
+    shutil.copytree(ROOT / "docs", source, ignore=ignored)
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run([*command, source, target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def page_text(path: Path) -> str:
+    """What a reader sees of a page."""
+    return html.unescape(re.sub(r"<[^>]+>", "", path.read_text(encoding="utf-8")))
+
+
+def test_every_method_has_a_page_with_its_record(site: Path) -> None:
+    index = page_text(site / "methods" / "index.html")
+    assert list_methods()
+    for name in list_methods():
+        info = method_info(name)
+        text = page_text(site / "methods" / f"{name}.html")
+        assert info.cls.__name__ in text
+        assert name in index
+        assert info.paper in text
+        for option in info.options:
+            assert option in text, (name, option)
+        for check, reason in info.exempt.items():
+            assert check in text, (name, check)
+            assert reason.split()[0] in text, (name, reason)
+        for other in info.conflicts:
+            assert other in text, (name, other)
+
+
+def test_pages_of_removed_methods_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    from method_pages import write_pages
+
+    (tmp_path / "gone.md").write_text("# Gone\n")
+    write_pages(tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.md")} == {*list_methods(), "index"}
+
+
+def test_every_word_of_a_record_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    from method_pages import COST_TEXT, KIND_TEXT, NEED_TEXT
+
+    assert set(KIND_TEXT) == set(KINDS)
+    assert set(NEED_TEXT) == set(NEEDS)
+    assert set(COST_TEXT) == set(COSTS)
+
+
+def test_pages_load_nothing_from_the_network(site: Path) -> None:
+    loaded = re.compile(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+")
+    for path in site.rglob("*.html"):
+        assert not loaded.findall(path.read_text(encoding="utf-8")), path.name
+
+
+@pytest.mark.parametrize("page", ["quickstart.md", "extending.md"])
+def test_code_of_the_pages_runs(page: str, tmp_path: Path) -> None:
+    blocks = code_blocks(ROOT / "docs" / page)
+    for block in blocks:
+        compile(block.code, page, "exec")
+    script = tmp_path / "page.py"
+    run = [block.code for block in blocks if not block.mark.startswith(NOT_RUN)]
+    assert run
+    script.write_text("\n".join(run), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
