@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tether.batch import Batch
 from tether.catalogue import MethodInfo, create_method, list_methods, method_info, register
-from tether.engine.attach import Handle, attach, prepare
+from tether.engine.attach import attach, prepare
+from tether.engine.handle import Handle
 from tether.errors import NonFiniteError, TetherError
 from tether.method import Method
 from tether.methods import (

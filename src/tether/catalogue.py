@@ -172,9 +172,7 @@ def create_method(name: str, **options: Any) -> Method:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"options: {', '.join(known)}"
             raise ValueError(f"method {name!r} has no option {option!r}: {hint}")
-    missing = [
-        p.name for p in known.values() if p.default is p.empty and p.name not in options
-    ]
+    missing = [p.name for p in known.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise ValueError(f"method {name!r} needs the option {missing[0]!r}")
     return info.cls(**options)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,6 +35,7 @@ class TaskLoss:
 
     @property
     def kind(self) -> str:
+        """Name of the loss, ``"custom"`` for a callable."""
         return self.spec if isinstance(self.spec, str) else "custom"
 
     # -- checks ----------------------------------------------------------------------------------
@@ -57,8 +57,8 @@ class TaskLoss:
             if targets.shape != logits.shape:
                 if targets.numel() != logits.numel() or targets.shape[0] != logits.shape[0]:
                     raise TetherError(
-                        f"{self.kind} takes targets of the logits' shape {tuple(logits.shape)}, not "
-                        f"{tuple(targets.shape)}"
+                        f"{self.kind} takes targets of the logits' shape {tuple(logits.shape)}, "
+                        f"not {tuple(targets.shape)}"
                     )
                 targets = targets.reshape(logits.shape)
             return targets.to(logits.dtype)
@@ -86,8 +86,8 @@ class TaskLoss:
 
     def per_sample(self, logits: Tensor, targets: Tensor) -> Tensor:
         """One loss a sample, ``[N]``; 0 for rows that do not count; tokens are averaged."""
-        if callable(self.spec):
-            losses = self.spec(logits, targets)
+        if not isinstance(self.spec, str):
+            losses: Tensor = self.spec(logits, targets)
             if losses.shape != logits.shape[:1]:
                 raise TetherError(f"the loss callable must give [N] losses, not {losses.shape}")
             return losses
@@ -110,9 +110,7 @@ class TaskLoss:
         if self.kind == "cross_entropy":
             return F.cross_entropy(logits, targets, ignore_index=IGNORE)
         if self.kind == "token_cross_entropy":
-            return F.cross_entropy(
-                logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE
-            )
+            return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
         if self.kind == "binary_cross_entropy":
             return F.binary_cross_entropy_with_logits(logits, targets)
         if self.kind == "mse":
@@ -138,7 +136,10 @@ class TaskLoss:
 
     def items(self, targets: Tensor) -> Tensor | int:
         """How many items (samples, or tokens) the mean is over."""
-        if self.kind in ("cross_entropy", "token_cross_entropy") and not targets.is_floating_point():
+        if (
+            self.kind in ("cross_entropy", "token_cross_entropy")
+            and not targets.is_floating_point()
+        ):
             if targets.device.type == "cpu":
                 return int((targets.numpy() != IGNORE).sum())
             return (targets != IGNORE).sum()

@@ -58,6 +58,7 @@ class Schedule:
             self._curve = spec
 
     def __call__(self, progress: float) -> float:
+        """Value at a share of training."""
         return float(self._curve(min(max(progress, 0.0), 1.0)))
 
     def __repr__(self) -> str:

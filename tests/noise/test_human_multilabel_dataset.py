@@ -219,6 +219,8 @@ def test_wrapper_refuses_misaligned_data():
     shifted = NoisyDataset(Rows(lambda i: (i, Y[(i + 1) % 20])), NOISY)
     with pytest.raises(ValueError, match="another order"):
         shifted[0]
+    with pytest.raises(ValueError, match="on record"):
+        NoisyDataset(Rows(lambda i: (i, [Y[i], 0])), NOISY)[0]
     assert NoisyDataset(Rows(lambda i: (i, 99)), NOISY, check=False)[0][1] == int(NOISY.labels[0])
     with pytest.raises(ValueError, match="expected"):
         NoisyDataset(Rows(lambda i: i), NOISY)[0]

@@ -108,11 +108,14 @@ class Auxiliaries:
     @staticmethod
     def _average(item: Auxiliary, found_inf: Tensor | None) -> None:
         assert item.ema_of is not None
-        own, source = list(item.module.parameters()), list(item.ema_of.parameters())
+        own: list[Tensor] = list(item.module.parameters())
+        source: list[Tensor] = list(item.ema_of.parameters())
         move: float | Tensor = 1.0 - item.ema_decay
         if found_inf is not None:
             move = move * (1.0 - found_inf.reshape(()))
-        torch._foreach_add_(own, torch._foreach_mul(torch._foreach_sub(source, own), move))
+        pull = torch._foreach_sub(source, own)
+        torch._foreach_mul_(pull, move)
+        torch._foreach_add_(own, pull)
         for mine, theirs in zip(item.module.buffers(), item.ema_of.buffers(), strict=True):
             mine.copy_(theirs)
 

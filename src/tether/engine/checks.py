@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tether.engine.order import overrides
-from tether.engine.taps import _width
+from tether.engine.taps import width
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
-    from tether.engine.attach import Handle
+    from tether.engine.handle import Handle
 
 
 def check_needs(handle: Handle) -> None:
@@ -28,11 +28,13 @@ def check_needs(handle: Handle) -> None:
                 f"method {name!r} works with the loss {' or '.join(info.losses)}, not {kind!r}"
             )
         if kind == "token_cross_entropy" and "features" in info.needs and not info.pooling:
-            raise TetherError(f"method {name!r} reads one feature row a sample: not for token losses")
+            raise TetherError(
+                f"method {name!r} reads one feature row a sample: not for token losses"
+            )
         if overrides(method, "prepare") and not method.__dict__.get("_prepared"):
             raise TetherError(
-                f"method {name!r} changes the model: call tether.prepare(model, methods) before the "
-                "optimiser is made"
+                f"method {name!r} changes the model: call tether.prepare(model, methods) before "
+                "the optimiser is made"
             )
         if "index" in info.needs:
             handle.need_num_samples(name)
@@ -42,7 +44,8 @@ def check_needs(handle: Handle) -> None:
             raise TetherError(f"method {name!r} needs validation data: attach(..., valid_data=...)")
         if "source_head" in info.needs and handle.source_head is None:
             raise TetherError(
-                f"method {name!r} needs the pretrained model's own head: attach(..., source_head=...)"
+                f"method {name!r} needs the pretrained model's own head: "
+                "attach(..., source_head=...)"
             )
         scheduled = [o for o, s in method.schedules().items() if s.needs_horizon]
         if ("horizon" in info.needs or scheduled) and not handle.has_horizon:
@@ -62,29 +65,29 @@ def wanted_parameters(handle: Handle) -> Iterator[tuple[str, str, nn.Parameter]]
 
 
 def num_classes(given: int | None, head: tuple[str, nn.Module] | None, who: str) -> int:
-    width = _width(head[1], "out") if head is not None else None
-    if given is not None and width is not None and given != width:
-        raise TetherError(
-            f"num_classes={given}, but the head {head[0] if head else ''!r} has {width} outputs"
-        )
-    found = given if given is not None else width
+    outputs = width(head[1], "out") if head is not None else None
+    if head is not None and given is not None and outputs not in (None, given):
+        raise TetherError(f"num_classes={given}, but the head {head[0]!r} has {outputs} outputs")
+    found = given if given is not None else outputs
     if found is None:
-        raise TetherError(f"method {who!r} needs the number of classes: attach(..., num_classes=...)")
+        raise TetherError(
+            f"method {who!r} needs the number of classes: attach(..., num_classes=...)"
+        )
     return found
 
 
 def num_features(head: tuple[str, nn.Module]) -> int:
-    width = _width(head[1], "in")
-    if width is None:
+    inputs = width(head[1], "in")
+    if inputs is None:
         raise TetherError(
-            f"the head {head[0]!r} ({type(head[1]).__name__}) does not tell the width of its input: "
-            'name a linear layer with head="..."'
+            f"the head {head[0]!r} ({type(head[1]).__name__}) does not tell the width of its "
+            'input: name a linear layer with head="..."'
         )
-    return width
+    return inputs
 
 
 def num_samples(data: Any, who: str) -> int:
-    dataset = data.dataset if isinstance(data, DataLoader) else data
+    dataset: Any = data.dataset if isinstance(data, DataLoader) else data
     try:
         return len(dataset)
     except TypeError:

@@ -14,11 +14,17 @@ from tether.engine.auxiliary import Auxiliary, OptimizerLike
 from tether.engine.layers import BatchNormRef, WeightRef, batch_norm_refs
 from tether.engine.reference import Reference, is_sharded, local, sum_over_shards
 from tether.engine.state import distributed, rank, world_size
-from tether.engine.statistics import Update, gather_ranks, restore_mode, training_targets
+from tether.engine.statistics import (
+    Update,
+    gather_ranks,
+    quiet_forward,
+    restore_mode,
+    training_targets,
+)
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
-    from tether.engine.attach import Handle
+    from tether.engine.handle import Handle
 
 _MASK = (1 << 64) - 1
 
@@ -39,20 +45,6 @@ def mix_seed(*parts: int | str) -> int:
             state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
             state ^= state >> 31
     return state
-
-
-def as_logits(output: Any) -> Tensor:
-    """The logits in a model's output: a tensor, ``.logits``, ``["logits"]``, or the first part."""
-    if isinstance(output, Tensor):
-        return output
-    found = getattr(output, "logits", None)
-    if found is None and hasattr(output, "keys") and "logits" in output:
-        found = output["logits"]
-    if found is None and isinstance(output, (tuple, list)) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
-        raise TetherError(f"no logits in a model output of type {type(output).__name__}")
-    return found
 
 
 class Context:
@@ -251,14 +243,16 @@ class Context:
                 torch.random.fork_rng(devices=devices),
                 torch.set_grad_enabled(grad),
                 torch.autocast(
-                    self.device.type, handle.autocast_dtype, enabled=handle.autocast_dtype is not None
+                    self.device.type,
+                    handle.autocast_dtype,
+                    enabled=handle.autocast_dtype is not None,
                 ),
                 self._kept_buffers(),
             ):
                 if weights == "reference":
                     with self._reference_weights() as tensors:
-                        return handle.quiet_forward(args, kwargs, tensors)
-                return handle.quiet_forward(args, kwargs, None)
+                        return Forward(*quiet_forward(handle, args, kwargs, tensors))
+                return Forward(*quiet_forward(handle, args, kwargs, None))
         finally:
             restore_mode(flags)
 
@@ -283,9 +277,7 @@ class Context:
         """w0 as tensors for ``functional_call``; sharded parameters are swapped in place."""
         named = [(ref.name, ref.param) for ref in self.weights()]
         if not any(is_sharded(p) for _, p in named):
-            yield {
-                name: tensor.to(self.device) for name, tensor in self.reference.items()
-            }
+            yield {name: tensor.to(self.device) for name, tensor in self.reference.items()}
             return
         if torch.is_grad_enabled():
             raise TetherError("the reference under fully_shard gives values only: grad=False")
@@ -341,7 +333,7 @@ class Context:
             finish: called once after the last batch. In several processes each rank has seen its
                 share: merge with :meth:`all_gather` or :meth:`all_reduce`.
         """
-        self._handle.request_statistics(self.name, update, finish)
+        self._handle.statistics.request(self.name, update, finish)
 
     def training_targets(self) -> Tensor:
         """Targets of the whole training set, in row order."""

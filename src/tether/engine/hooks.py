@@ -101,7 +101,9 @@ class OptimizerSeam:
         self.optimizer = None
 
 
-def check_covered(optimizer: torch.optim.Optimizer, wanted: Iterable[tuple[str, str, nn.Parameter]]) -> None:
+def check_covered(
+    optimizer: torch.optim.Optimizer, wanted: Iterable[tuple[str, str, nn.Parameter]]
+) -> None:
     """Every trainable parameter on which a method acts must be in the optimiser.
 
     Args:

@@ -151,7 +151,9 @@ def _by_name(names: list[str]) -> dict[str, str]:
     for name, parts in split.items():
         raw[name] = _block(parts, prefix)
     if not any(raw.values()):
-        return {n: ".".join(p[: prefix + 1]) if len(p) > prefix + 1 else n for n, p in split.items()}
+        return {
+            n: ".".join(p[: prefix + 1]) if len(p) > prefix + 1 else n for n, p in split.items()
+        }
     return _fill(raw)
 
 
@@ -167,7 +169,11 @@ def _block(parts: list[str], start: int) -> str | None:
     """The numbered container of a path, None where there is none."""
     modules = parts[:-1]
     first = modules[start] if start < len(modules) else ""
-    if re.fullmatch(r"[A-Za-z_]+\d+", first) and len(modules) > start + 1 and modules[start + 1].isdigit():
+    if (
+        re.fullmatch(r"[A-Za-z_]+\d+", first)
+        and len(modules) > start + 1
+        and modules[start + 1].isdigit()
+    ):
         return ".".join(modules[: start + 1])
     for position in range(start, len(modules)):
         if modules[position].isdigit():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -58,7 +58,9 @@ def split_batch(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
 class _Tape:
     """A sampler that notes what it hands out, and can skip what was seen before a break."""
 
-    def __init__(self, inner: Any, rows: deque[Any], skip: int, caught_up: Callable[[], None]) -> None:
+    def __init__(
+        self, inner: Any, rows: deque[Any], skip: int, caught_up: Callable[[], None]
+    ) -> None:
         self.inner, self.rows, self.skip, self.caught_up = inner, rows, skip, caught_up
 
     def __len__(self) -> int:
@@ -147,7 +149,7 @@ class BatchStream:
             self.open = True
             self._set_random(loader, self._epoch_random)
         self.batches_done = skip
-        self.length = len(loader) if hasattr(loader, "__len__") else None
+        self.length = _length(loader)
 
         def caught_up() -> None:
             if resume is not None:
@@ -232,6 +234,14 @@ class BatchStream:
         self._epoch_random = state["epoch_random"]
         self._resume_random = state["random"] if self.open and self._epoch_random else None
         set_random_state(state["random"], self.device)
+
+
+def _length(loader: Iterable[Any]) -> int | None:
+    """Batches of a loader, where it can tell."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # a DataLoader over iterable data has __len__ and raises
+        return None
 
 
 def _check_rows(loader: Any, num_samples: int | None) -> None:

@@ -36,7 +36,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """The shard of this rank, sharing memory; an ordinary tensor is returned as it is."""
-    return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def sum_over_shards(values: Tensor, like: Tensor) -> Tensor:
@@ -98,7 +98,9 @@ class Reference(Mapping[str, Tensor]):
         if self.taken:
             return
         if self.sealed:
-            raise RuntimeError('w0 was not remembered: declare needs=("reference",) or touch it in setup')
+            raise RuntimeError(
+                'w0 was not remembered: declare needs=("reference",) or touch it in setup'
+            )
         self.taken = True
         with torch.no_grad():
             for name, tensor in named_tensors(self._model):

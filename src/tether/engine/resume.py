@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from tether.engine.state import (
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
-    from tether.engine.attach import Handle
+    from tether.engine.handle import Handle
 
 
 def _head_names(handle: Handle) -> list[str]:
@@ -30,7 +31,8 @@ def _head_names(handle: Handle) -> list[str]:
 
 
 def _recipe(handle: Handle) -> dict[str, str]:
-    return {name: repr(method) for name, method in handle.methods.items()}
+    """The methods as text; a callable option is told by its name, not by its address."""
+    return {n: re.sub(r" at 0x[0-9a-f]+", "", repr(m)) for n, m in handle.methods.items()}
 
 
 def state_dict(handle: Handle) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def state_dict(handle: Handle) -> dict[str, Any]:
         "step": handle.step,
         "micro_step": handle.micro_step,
         "backward_seen": handle._backward_seen,
-        "statistics_pending": bool(handle._requests),
+        "statistics_pending": handle.statistics.pending,
         "reference": reference,
         "methods": {name: method_state(method) for name, method in handle.methods.items()},
         "auxiliaries": _copied(handle.auxiliaries.state_dict()),
@@ -81,7 +83,7 @@ def load_state_dict(handle: Handle, state: Mapping[str, Any]) -> None:
             for name, tensor in state["reference"]["head"].items():
                 handle.reference[name].copy_(tensor)
     if not state["statistics_pending"]:
-        handle.cancel_statistics()
+        handle.statistics.cancel()
     if state["sync"]:
         for key, base in handle.sync.base.items():
             base.copy_(state["sync"][key])
@@ -115,7 +117,8 @@ def _check(handle: Handle, state: Mapping[str, Any]) -> None:
     if state["world_size"] != world_size() and state["sync"]:
         warnings.warn(
             f"the state was saved by {state['world_size']} processes, now there are "
-            f"{world_size()}: changes of other ranks to tables of samples in the running epoch are lost",
+            f"{world_size()}: what other ranks changed in tables of samples since the last epoch "
+            "is lost",
             stacklevel=4,
         )
     for name, method in handle.methods.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from tether.batch import Batch
 from tether.engine.loader import split_batch, to_device
 from tether.engine.state import distributed, rank, world_size
+from tether.engine.taps import as_logits, pool_features, wide
 from tether.errors import TetherError
 
+if TYPE_CHECKING:
+    from tether.engine.handle import Handle
+
 Update = Callable[[Batch], None]
-Forward = Callable[[tuple[Any, ...], dict[str, Any]], tuple[Tensor, "Tensor | None"]]
 
 
 class _ShareOfRank:
@@ -38,10 +41,12 @@ class _ShareOfRank:
         return iter([rows for rows, _ in self.batches])
 
 
-def evaluation_batches(data: Any, device: torch.device) -> Iterator[tuple[Any, Tensor | None, Tensor | None]]:
+def evaluation_batches(
+    data: Any, device: torch.device
+) -> Iterator[tuple[Any, Tensor | None, Tensor | None]]:
     """(batch, rows, mask) over the whole data in row order, each rank its share."""
     loader = data if isinstance(data, DataLoader) else None
-    dataset = loader.dataset if loader is not None else data
+    dataset: Any = loader.dataset if loader is not None else data
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         for batch in loader if loader is not None else data:
             yield to_device(batch, device), None, None
@@ -50,7 +55,7 @@ def evaluation_batches(data: Any, device: torch.device) -> Iterator[tuple[Any, T
     share = _ShareOfRank(len(dataset), size)
     ordered: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=share,  # type: ignore[arg-type]
+        batch_sampler=share,
         collate_fn=loader.collate_fn if loader is not None else None,
         num_workers=loader.num_workers if loader is not None else 0,
         generator=torch.Generator(),  # leaves the user's random numbers alone
@@ -61,23 +66,85 @@ def evaluation_batches(data: Any, device: torch.device) -> Iterator[tuple[Any, T
         yield to_device(batch, device), index, mask
 
 
-def run_passes(
-    requests: list[tuple[Update, Callable[[], None]]], data: Any, device: torch.device,
-    forward: Forward,
-) -> None:  # fmt: skip
-    """One pass: every batch goes to every update, then every finish runs once."""
-    for batch, index, mask in evaluation_batches(data, device):
-        args, kwargs, targets = split_batch(batch)
-        logits, features = forward(args, kwargs)
-        step = Batch(
-            logits=logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits,
-            targets=targets, labels=targets, index=index, features=features, mask=mask,
-            args=args, kwargs=kwargs,
-        )  # fmt: skip
-        for update, _ in requests:
-            update(step)
-    for _, finish in requests:
-        finish()
+class StatisticsPass:
+    """The pass that methods asked for: every batch to every update, then every finish once."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self._requests: list[tuple[Update, Callable[[], None]]] = []
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._requests)
+
+    def request(self, who: str, update: Update, finish: Callable[[], None]) -> None:
+        self.handle.need_train_data(who)
+        self._requests.append((update, finish))
+
+    def cancel(self) -> None:
+        """A loaded state holds the outcome of the pass."""
+        self._requests.clear()
+
+    def run(self) -> None:
+        if not self._requests:
+            return
+        requests, self._requests = self._requests, []
+        flags = {module: module.training for module in self.handle.inner.modules()}
+        self.handle.inner.eval()
+        try:
+            with torch.no_grad():
+                for batch in self._batches():
+                    for update, _ in requests:
+                        update(batch)
+                for _, finish in requests:
+                    finish()
+        except BaseException:
+            self._requests = requests  # corrected data may be tried again
+            raise
+        finally:
+            restore_mode(flags)
+
+    def _batches(self) -> Iterator[Batch]:
+        handle = self.handle
+        for given, index, mask in evaluation_batches(handle.train_data, handle.device):
+            args, kwargs, targets = split_batch(given)
+            logits, raw = quiet_forward(handle, args, kwargs, None)
+            features = None if raw is None else pool_features(raw, None, handle.pooling())
+            yield Batch(
+                logits=wide(logits), targets=targets, labels=targets, index=index,
+                features=features, mask=mask, args=args, kwargs=kwargs,
+            )  # fmt: skip
+
+
+def quiet_forward(
+    handle: Handle, args: Sequence[Any], kwargs: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """(logits, head input) of the inner model, past its compiled form, the taps left as they were.
+
+    Args:
+        handle: the attached model.
+        args: the model's arguments.
+        kwargs: its keyword arguments.
+        tensors: parameters and buffers to call it with (by canonical name); None: its own.
+    """
+    taps, inner = handle.taps, handle.inner
+    kept, compiled = dict(taps.store), inner.__dict__.pop("_compiled_call_impl", None)
+    taps.store.clear()
+    taps.listening = True
+    try:
+        if tensors is None:
+            output = inner(*args, **kwargs)
+        else:
+            own = taps.own_names(tensors)
+            output = torch.func.functional_call(inner, own, tuple(args), dict(kwargs))
+        return as_logits(output), taps.store.get("features")
+    finally:
+        taps.listening = False
+        taps.store.clear()
+        taps.store.update(kept)
+        if compiled is not None:
+            inner.__dict__["_compiled_call_impl"] = compiled
 
 
 def training_targets(data: Any) -> Tensor:
@@ -86,7 +153,7 @@ def training_targets(data: Any) -> Tensor:
     Raises:
         TetherError: the data set is not map-style.
     """
-    dataset = data.dataset if isinstance(data, DataLoader) else data
+    dataset: Any = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise TetherError("the targets of iterable data cannot be listed: use a map-style data set")
     tensors = getattr(dataset, "tensors", None)
@@ -107,13 +174,6 @@ def gather_ranks(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     torch.distributed.all_gather(parts, tensor.contiguous())
     return torch.stack(parts)
-
-
-def eval_mode(model: nn.Module) -> dict[nn.Module, bool]:
-    """Put every module in evaluation mode; returns the flags to restore."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    return flags
 
 
 def restore_mode(flags: dict[nn.Module, bool]) -> None:

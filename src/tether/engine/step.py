@@ -12,18 +12,12 @@ from torch import Tensor
 from tether.batch import Batch
 from tether.engine.loader import LABEL_KEYS, split_batch
 from tether.engine.order import overrides
-from tether.engine.taps import _width, pool_features
+from tether.engine.taps import pool_features, wide, width
 from tether.errors import NonFiniteError, TetherError
 from tether.method import Method
 
 if TYPE_CHECKING:
-    from tether.engine.attach import Handle
-
-_HALF = (torch.float16, torch.bfloat16)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in _HALF else tensor
+    from tether.engine.handle import Handle
 
 
 class StepMaker:
@@ -53,7 +47,9 @@ class StepMaker:
 
     # -- before the forward ----------------------------------------------------------------------
 
-    def transformed(self, source: Iterator[Any], methods: list[tuple[str, Method]]) -> Iterator[Any]:
+    def transformed(
+        self, source: Iterator[Any], methods: list[tuple[str, Method]]
+    ) -> Iterator[Any]:
         """Batches after ``transform_batch`` of every method, in the form the loader gave them."""
         stream = self.handle.stream
         for given in source:
@@ -74,7 +70,7 @@ class StepMaker:
 
     def plain(self, logits: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
-            logits = _wide(logits)
+            logits = wide(logits)
             return self.task.mean(logits, self.task.check(logits, targets))
 
     def make(
@@ -84,7 +80,7 @@ class StepMaker:
         handle = self.handle
         handle.phase = "loss"
         handle.deferred.clear()
-        low = logits.dtype in _HALF and self._parameter_dtype() is torch.float32
+        low = wide(logits) is not logits and self._parameter_dtype() is torch.float32
         handle.autocast_dtype = logits.dtype if low else None
         with torch.autocast(logits.device.type, enabled=False):
             batch = self._batch(logits, targets, index, extras)
@@ -114,7 +110,7 @@ class StepMaker:
                 "call reg.start_epoch() and reg.end_epoch()"
             )
         raw = logits
-        logits = _wide(logits)
+        logits = wide(logits)
         targets = self.task.check(logits, targets)
         mask = self.task.row_mask(targets)
         self._check_head(raw)
@@ -123,7 +119,7 @@ class StepMaker:
             tapped = handle.taps.take_features()
             handle.taps.check_graph(tapped, raw)
             valid = targets != -100 if self.task.kind == "token_cross_entropy" else None
-            features = pool_features(tapped, valid, handle.taps_pooling())
+            features = pool_features(tapped, valid, handle.pooling())
             if features.shape[0] != logits.shape[0]:
                 raise TetherError(
                     f"the head saw {features.shape[0]} rows, the logits have {logits.shape[0]}: "
@@ -144,11 +140,11 @@ class StepMaker:
         if self._logits_checked or not self._want_features:
             return
         name, module = self.handle.need_head(self._want_features[0])
-        width = _width(module, "out")
+        made = width(module, "out")
         outputs = logits.shape[-1] if logits.ndim > 1 else 1
-        if width is not None and width != outputs:
+        if made is not None and made != outputs:
             raise TetherError(
-                f"the head {name!r} has {width} outputs, the logits have {outputs}: name the last "
+                f"the head {name!r} has {made} outputs, the logits have {outputs}: name the last "
                 'linear layer with attach(..., head="...")'
             )
         self._logits_checked = True
@@ -181,7 +177,9 @@ class StepMaker:
 
     # -- the loss --------------------------------------------------------------------------------
 
-    def _compose(self, batch: Batch, num_items: int | Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _compose(
+        self, batch: Batch, num_items: int | Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         for name, method in self._relabel:
             targets = method.transform_targets(batch)
             if targets.requires_grad:
@@ -255,7 +253,7 @@ class StepMaker:
     def _message(self, name: str, micro_step: int) -> str:
         what = "the task loss" if name == "task" else f"the penalty of {name!r}"
         return (
-            f"{what} is infinite or not a number at loss number {micro_step} (counted from 0, after "
-            f"{self.handle.step} updates): lower the learning rate or the weight, or look at this "
-            "batch; no method's state has changed in this step"
+            f"{what} is infinite or not a number at loss number {micro_step} (counted from 0, "
+            f"after {self.handle.step} updates): lower the learning rate or the weight, or look "
+            "at this batch; no method's state has changed in this step"
         )

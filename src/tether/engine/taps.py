@@ -17,7 +17,7 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or pointwise
 
 
-def _width(module: nn.Module, side: str) -> int | None:
+def width(module: nn.Module, side: str) -> int | None:
     for attribute in (f"{side}_features", f"{side}_channels"):
         value = getattr(module, attribute, None)
         if isinstance(value, int):
@@ -50,7 +50,7 @@ def find_head(model: nn.Module, name: str | None, num_classes: int | None) -> tu
         if inside:
             return inside[-1], linear[inside[-1]]
     full = {n: m for n, m in linear.items() if isinstance(m, nn.Linear)}
-    fitting = [n for n, m in full.items() if num_classes and _width(m, "out") == num_classes]
+    fitting = [n for n, m in full.items() if num_classes and width(m, "out") == num_classes]
     chosen = fitting or list(full)
     if not chosen:
         raise TetherError(
@@ -111,8 +111,8 @@ class Taps:
         """The head's input of the last forward, once."""
         if "features" not in self.store:
             raise TetherError(
-                f"the head {self.head_name!r} was not called since the last loss: call the model in "
-                "train mode before each loss, attach before the first call of a compiled model, "
+                f"the head {self.head_name!r} was not called since the last loss: call the model "
+                "in train mode before each loss, attach before the first call of a compiled model, "
                 'and check that head="..." names the layer that makes the logits'
             )
         features: Tensor = self.store.pop("features")
@@ -153,6 +153,25 @@ class Taps:
         self.clear()
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Float32 of a half-precision tensor; wider ones as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def as_logits(output: Any) -> Tensor:
+    """The logits in a model's output: a tensor, ``.logits``, ``["logits"]``, or the first part."""
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if found is None and hasattr(output, "keys") and "logits" in output:
+        found = output["logits"]
+    if found is None and isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise TetherError(f"no logits in a model output of type {type(output).__name__}")
+    return found
+
+
 def pool_features(features: Tensor, mask: Tensor | None, pooling: str | None) -> Tensor:
     """One row a sample, ``[N, d]``: flat, the mean over positions of maps, or over valid tokens.
 
@@ -161,8 +180,7 @@ def pool_features(features: Tensor, mask: Tensor | None, pooling: str | None) ->
         mask: valid tokens ``[N, T]``, or None.
         pooling: ``"mean"`` where tokens may be pooled.
     """
-    if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()
+    features = wide(features)
     if features.ndim == 4:
         return features.mean(dim=(2, 3))
     if features.ndim == 3 and features.shape[1] > 1:

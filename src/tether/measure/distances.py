@@ -36,10 +36,11 @@ def spectral_norm(matrix: Tensor, iterations: int = 10) -> Tensor:
         u = matrix @ v
         u = u / u.norm().clamp_min(tiny)
         v = matrix.T @ u
-    return torch.linalg.vector_norm(v)
+    largest: Tensor = v.norm()
+    return largest
 
 
-# name -> (value from the change and the reference as matrices; how values join in a group)
+# name -> value from the change and the reference, both as matrices of output units x the rest
 _Norm = Callable[[Tensor, Tensor], Tensor]
 _NORMS: dict[str, _Norm] = {
     "fro": lambda change, _: change.norm(),
@@ -68,8 +69,8 @@ def layer_distances(
     For tensors of two dimensions or more, as matrices of output units x the rest, T = W - W0:
     ``fro = |T|_F``; ``relative = |T|_F / |W0|_F``; ``rms = |T|_F / sqrt(numel)``;
     ``mars = max_row sum |T|`` (the operator norm from l_inf to l_inf); ``spectral`` (10 power
-    iterations); ``weight = |W|_F``. From zero, ``relative`` is infinite. For batch norm, whose scale
-    means nothing without its variance: the change of ``gamma / sqrt(running_var + eps)`` over
+    iterations); ``weight = |W|_F``. From zero, ``relative`` is infinite. For batch norm, whose
+    scale means nothing without its variance: the change of ``gamma / sqrt(running_var + eps)`` over
     channels, as ``channel_max`` and ``channel_rms``. Other vectors (biases, layer norms) are left
     out.
 

@@ -329,7 +329,8 @@ def head_gradient_norm(logits: FeatureLike, features: FeatureLike, targets: Feat
             raise ValueError(f"targets must lie in [0, {z.shape[1]}), the columns of the logits")
         soft = torch.nn.functional.one_hot(index, z.shape[1]).double()
     gradient = (torch.softmax(z, dim=1) - soft).T @ f
-    return torch.linalg.matrix_norm(gradient) / len(f)
+    size: Tensor = gradient.norm() / len(f)
+    return size
 
 
 def feature_report(

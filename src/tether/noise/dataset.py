@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tether.noise.base import NoisyLabels
+from tether.noise.base import NoisyLabels, as_cpu_tensor
 
 _KEYS = ("labels", "label")
 
@@ -108,7 +108,7 @@ class NoisyDataset(Dataset[Any]):
     def _label(self, old: Any, row: int) -> Any:
         """The given label in the type of the old one."""
         new, true = self.noisy.labels[row], self.noisy.true[row]
-        if self.check and not bool((torch.as_tensor(old).cpu().reshape(true.shape) == true).all()):
+        if self.check and not _same(as_cpu_tensor(old, "label"), true):
             raise ValueError(
                 f"sample {row} is labelled {old}, but its true label on record is {true.tolist()}: "
                 "the data set is in another order, or already corrupted (check=False allows it)"
@@ -118,3 +118,8 @@ class NoisyDataset(Dataset[Any]):
         if isinstance(old, (np.ndarray, np.generic)):
             return np.asarray(new.numpy(), dtype=old.dtype).reshape(old.shape)[()]
         return new.tolist()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal values, whatever the dtype and the number of dimensions."""
+    return torch.equal(a.flatten().double(), b.flatten().double())

@@ -56,7 +56,7 @@ def instance_noise(
         labels: true class indices; never modified.
         inputs: one input a sample, of any shape (flattened). Bytes (uint8) are divided by 255.
         rate: mean flip rate, in [0, 1]. Usual: 0.2, 0.4. Truncation moves the mean inwards near
-            0 and 1; a rate of exactly 0 changes nothing.
+            0 and 1 (0.2 becomes 0.205); a rate of exactly 0 changes nothing.
         num_classes: K; by default the largest label plus one.
         std: standard deviation of the flip rates over samples; 0 makes them all r. Paper: 0.1.
         shared: one projection for all classes, the variant of the CIFAR-N utilities.

@@ -1,0 +1,259 @@
+"""What the engine offers methods: forward, head, grad, modules, statistics, reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.toys import Critic, Shrink, mlp, samples, toy
+from tether import TetherError, attach
+from tether.engine.context import mix_seed
+from tether.method import Method
+
+X, Y = samples(32).tensors
+
+
+def sgd(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+@toy("probe", kind="features", needs=("features", "inputs", "reference"))
+class Probe(Method):
+    """Runs a function in its penalty."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def setup(self, ctx):
+        len(ctx.reference)
+
+    def penalty(self, batch):
+        self.result = self.look(self.ctx, batch)
+        return batch.features.sum() * 0.0
+
+
+def probe(model, look, forward=None, **options):
+    method = Probe(look)
+    reg = attach(model, method, sgd(model), **options)
+    logits = (forward or model)(X[:8])
+    reg.loss(logits, Y[:8])
+    return method.result, reg
+
+
+def state_of(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def test_forward_repeats_the_call_and_leaves_no_trace():
+    model = mlp(norm=True, drop=0.5)
+    seen = {}
+
+    def look(ctx, batch):
+        seen["before"] = (state_of(model), torch.get_rng_state())
+        again = ctx.forward(mode="train")
+        other = ctx.forward(X[8:12] * 2, mode="eval", grad=False)
+        seen["after"] = (state_of(model), torch.get_rng_state())
+        return again, other
+
+    (again, other), _ = probe(model, look)
+    for key, value in seen["before"][0].items():
+        assert torch.equal(value, seen["after"][0][key])
+    assert torch.equal(seen["before"][1], seen["after"][1])
+    assert all(m.training for m in model.modules())
+    assert again.logits.requires_grad
+    assert again.features.shape == (8, 8)
+    assert other.logits.shape == (4, 3)
+    assert not other.logits.requires_grad
+    model.eval()
+    torch.testing.assert_close(other.logits, model(X[8:12] * 2))
+
+
+def test_forward_through_the_reference():
+    model = mlp(norm=True)
+    kept = mlp(norm=True)  # the same start
+    method = Probe(lambda ctx, batch: ctx.forward(mode="eval", weights="reference", grad=False))
+    reg = attach(model, method, sgd(model))
+    for _ in range(3):
+        reg.loss(model(X[:8]), Y[:8]).backward()
+        reg.seam.optimizer.step()
+        reg.seam.optimizer.zero_grad()
+    kept.eval()
+    torch.testing.assert_close(method.result.logits, kept(X[:8]).detach())
+    # rounding apart: the same tensors, also after training moved the model
+    torch.testing.assert_close(method.result.features, kept[:-1](X[:8]).detach())
+
+
+def test_forward_enters_the_autocast_of_the_user():
+    model = mlp()
+
+    def under_autocast(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x)
+
+    result, _ = probe(model, lambda ctx, batch: ctx.forward(), forward=under_autocast)
+    assert result.logits.dtype == torch.bfloat16
+    result, _ = probe(mlp(), lambda ctx, batch: ctx.forward())
+    assert result.logits.dtype == torch.float32
+
+
+def test_head_and_grad():
+    model = mlp()
+
+    def look(ctx, batch):
+        (by_grad,) = ctx.grad(
+            nn.functional.cross_entropy(batch.logits, batch.targets), [batch.features]
+        )
+        return ctx.head(batch.features), by_grad, batch
+
+    (logits, by_grad, batch), _ = probe(model, look)
+    torch.testing.assert_close(logits, batch.logits)
+    p = batch.logits.softmax(1) - nn.functional.one_hot(batch.targets, 3)
+    torch.testing.assert_close(by_grad, (p @ model[-1].weight / 8).detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_module_like_main():
+    model = mlp()
+    critic = Critic()
+    reg = attach(model, critic, torch.optim.Adam(model.parameters(), lr=0.01))
+    own = reg.auxiliaries.items["critic.net"].optimizer
+    assert type(own) is torch.optim.Adam
+    assert own.defaults["lr"] == 0.01
+    before = critic.net.weight.detach().clone()
+    reg.loss(model(X[:8]), Y[:8]).backward()
+    reg.seam.optimizer.step()
+    assert not torch.equal(before, critic.net.weight)
+    assert critic.net.weight.grad is None
+
+
+def test_a_module_may_join_the_main_optimiser_unless_a_scheduler_exists():
+    model = mlp()
+    optimizer = sgd(model)
+    attach(model, Critic("main"), optimizer)
+    assert len(optimizer.param_groups) == 2
+    model = mlp()
+    optimizer = sgd(model)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.raises(TetherError, match="scheduler"):
+        attach(model, Critic("main"), optimizer)
+
+
+def test_an_averaged_copy():
+    import copy
+
+    @toy("average")
+    class Average(Method):
+        """Moving average of the model."""
+
+        def __init__(self):
+            pass
+
+        def setup(self, ctx):
+            self.copy = ctx.add_module(
+                "copy", copy.deepcopy(ctx.model), ema_of=ctx.model, ema_decay=0.5
+            )
+
+    model = mlp(norm=True)
+    average = Average()
+    reg = attach(model, average, sgd(model))
+    expected = [p.detach().clone() for p in model.parameters()]
+    for _ in range(3):
+        reg.loss(model(X[:8]), Y[:8]).backward()
+        reg.seam.optimizer.step()
+        reg.seam.optimizer.zero_grad()
+        expected = [
+            0.5 * e + 0.5 * p.detach() for e, p in zip(expected, model.parameters(), strict=True)
+        ]
+    for e, p in zip(expected, average.copy.parameters(), strict=True):
+        torch.testing.assert_close(e, p.detach())
+    for mine, theirs in zip(average.copy.buffers(), model.buffers(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@toy("sums", kind="features", needs=("features", "train_data"))
+class Sums(Method):
+    """Statistics pass: sums of features and targets."""
+
+    def __init__(self):
+        self.batches = 0
+
+    def setup(self, ctx):
+        self.add_state("total", torch.zeros(ctx.num_features))
+        self.targets = ctx.training_targets()
+        ctx.statistics(self.update, self.finish_pass)
+
+    def update(self, batch):
+        assert not self.ctx.model.training
+        assert not batch.features.requires_grad
+        assert torch.equal(batch.targets, Y[batch.index])
+        self.total += batch.features.sum(0)
+        self.batches += 1
+
+    def finish_pass(self):
+        self.done = True
+
+
+def test_the_statistics_pass_is_shared_and_in_evaluation_mode():
+    model = mlp(norm=True, drop=0.5)
+    first, second = Sums(), Sums()
+    before, random = state_of(model), torch.get_rng_state()
+    reg = attach(model, [first, second, Shrink()], sgd(model), train_data=samples(32))
+    reg.start_epoch()
+    for key, value in before.items():
+        assert torch.equal(value, model.state_dict()[key])
+    assert torch.equal(random, torch.get_rng_state())
+    assert model.training
+    assert first.batches == second.batches == 1
+    assert torch.equal(first.targets, Y)
+    model.eval()
+    torch.testing.assert_close(first.total, model[:-1](X).sum(0).detach())
+
+
+def test_the_statistics_pass_is_cancelled_by_a_loaded_state():
+    model = mlp()
+    reg = attach(model, Sums(), sgd(model), train_data=samples(32))
+    reg.start_epoch()
+    state = reg.state_dict()
+    other = mlp()
+    method = Sums()
+    again = attach(other, method, sgd(other), train_data=samples(32))
+    again.load_state_dict(state)
+    again.start_epoch()
+    assert method.batches == 0
+    assert torch.equal(method.total, reg.methods["sums"].total)
+
+
+@pytest.mark.parametrize("form", ["tensors", "targets", "items", "loader", "dicts"])
+def test_training_targets(form):
+    from tether.engine.statistics import training_targets
+
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return 32
+
+        def __getitem__(self, row):
+            return (
+                {"x": X[row], "labels": int(Y[row])} if form == "dicts" else (X[row], int(Y[row]))
+            )
+
+    data = samples(32) if form in ("tensors", "loader") else Items()
+    if form == "targets":
+        data.targets = Y.tolist()
+    if form == "loader":
+        data = torch.utils.data.DataLoader(data, batch_size=5, shuffle=True)
+    assert torch.equal(training_targets(data), Y)
+
+
+def test_reference_on_the_cpu_and_sealed_afterwards():
+    model = mlp(norm=True)
+    reg = attach(model, Probe(lambda ctx, batch: None), sgd(model), reference_device="cpu")
+    assert set(reg.reference) == set(model.state_dict())
+    plain = attach(mlp(), Shrink(), None)
+    with pytest.raises(RuntimeError, match="reference"):
+        plain.reference["0.weight"]
+
+
+def test_seeds_differ_by_every_part_and_are_stable():
+    seeds = {mix_seed(0, "a", 0, 0), mix_seed(1, "a", 0, 0), mix_seed(0, "b", 0, 0), mix_seed(0, "a", 1, 0), mix_seed(0, "a", 0, 1)}  # fmt: skip
+    assert len({s & 0xFFFFFFFF for s in seeds}) == 5
+    assert mix_seed(0, "adarand", 0, 5, "loss") == mix_seed(0, "adarand", 0, 5, "loss")
