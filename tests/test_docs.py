@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests.markdown import ROOT, code_blocks
 from tether.catalogue import COSTS, KINDS, NEEDS, list_methods, method_info
@@ -69,6 +72,30 @@ def test_every_word_of_a_record_is_explained(monkeypatch: pytest.MonkeyPatch) ->
     assert set(KIND_TEXT) == set(KINDS)
     assert set(NEED_TEXT) == set(NEEDS)
     assert set(COST_TEXT) == set(COSTS)
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_the_loop_on_each_page_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    from method_pages import loop_example
+
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(24, 6), torch.arange(24) % 3)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+    names = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "train_set": data,
+        "valid_set": data,
+        "source_head": nn.Linear(8, 5),
+        "loader": DataLoader(data, batch_size=8),
+        "epochs": 2,
+    }
+    exec("\n".join(line for line in loop_example(method_info(name)) if "```" not in line), names)
+    assert torch.isfinite(names["loss"])
+    moved = (not torch.equal(a, b) for a, b in zip(start, model.parameters(), strict=True))
+    assert any(moved)
 
 
 def test_pages_load_nothing_from_the_network(site: Path) -> None:

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,7 @@ from tools.api_surface import missing, present, recorded
 
 SOURCE = ROOT / "src" / "tether"
 CORE = {"torch", "numpy", "safetensors"}
+USER_EXTRAS = "vision text cli sweep labels peft ot lightning".split()
 #: Imported name -> name of the distribution, where the two differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -32,23 +32,15 @@ OPTIONAL = (
     "PIL accelerate cleanlab datasets jinja2 lightning matplotlib optuna ot pandas peft polars "
     "pyarrow pytorch_lightning ray rich scipy sklearn timm torchvision transformers typer yaml"
 ).split()
-#: Entry points that exist for an optional package, and are imported by nothing else.
-NEEDS_EXTRA = ("tether.cli",)
 
 
-def python(
-    code: str, *, path: Path | None = None, **options: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a program in a fresh interpreter; it must succeed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options}
+def python(code: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program in a fresh interpreter, with ``path`` first on its path; it must succeed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=path or ROOT,
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -60,7 +52,7 @@ def modules() -> list[str]:
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if not name.endswith("__main__") and not name.startswith(NEEDS_EXTRA):
+        if not name.endswith("__main__"):
             names.append(name)
     return names
 
@@ -68,12 +60,16 @@ def modules() -> list[str]:
 # -- imports -------------------------------------------------------------------------------------
 
 BARE_LOOP = """
-import importlib, importlib.abc, sys
+import importlib, importlib.abc, importlib.machinery, sys
 
-class Blocked(importlib.abc.MetaPathFinder):
+class Blocked(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    # Found, but not importable: torch looks for some of them without importing any.
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {optional!r}:
-            raise {error}(f"{{name}} is not usable here")
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def exec_module(self, module):
+        raise {error}(f"{{module.__name__}} is not usable here")
 
 sys.meta_path.insert(0, Blocked())
 for name in {modules!r}:
@@ -134,12 +130,12 @@ def imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def declared(extra: str | None = None) -> set[str]:
-    """Names of the distributions that the installed package requires."""
+def declared(*extras: str) -> set[str]:
+    """Names of the distributions that the extras of the installed package require."""
     found = set()
     for line in metadata.requires("tether") or []:
         requirement, _, marker = line.partition(";")
-        if extra is None or f"extra == '{extra}'" in marker.replace('"', "'"):
+        if any(f"extra == '{extra}'" in marker.replace('"', "'") for extra in extras):
             name = re.match(r"[\w.-]+", requirement)
             assert name is not None
             found.add(name[0].lower())
@@ -151,7 +147,7 @@ def test_every_imported_package_is_declared() -> None:
     outside = used - set(sys.stdlib_module_names) - {"tether", "__future__"}
     names = {DISTRIBUTIONS.get(name, name).lower() for name in outside}
     assert CORE - {"safetensors"} <= names
-    assert names <= declared() - declared("dev") | CORE
+    assert names <= declared(*USER_EXTRAS) | CORE
 
 
 # -- what is built -------------------------------------------------------------------------------
@@ -188,7 +184,7 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     }
     extras = set(re.findall(r"^Provides-Extra: (\S+)$", text, re.MULTILINE))
     assert core == CORE
-    assert extras == set("vision text cli sweep labels peft ot lightning dev".split())
+    assert extras == {*USER_EXTRAS, "dev"}
     assert any("licenses/LICENSE" in name for name in wheel.namelist())
 
 
@@ -205,10 +201,8 @@ def test_the_version_stands_in_one_place() -> None:
 def test_constraints_pin_what_the_development_install_asks_for() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
-    extras = set().union(
-        *(declared(extra) for extra in ("dev", "vision", "text", "cli", "labels", "lightning"))
-    )
-    assert extras - {"tether"} | CORE <= set(pins)
+    asked = declared("dev", "vision", "text", "cli", "labels", "lightning")
+    assert asked - {"tether"} | CORE <= set(pins)
 
 
 # -- public names --------------------------------------------------------------------------------

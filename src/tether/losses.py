@@ -13,6 +13,11 @@ from tether.errors import TetherError
 
 IGNORE = -100
 KINDS = ("cross_entropy", "binary_cross_entropy", "mse", "l1", "token_cross_entropy")
+_ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
+    "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+}
 LossLike = Union[str, Callable[[Tensor, Tensor], Tensor]]
 
 
@@ -98,12 +103,8 @@ class TaskLoss:
                 logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORE
             ).view(targets.shape)
             return tokens.sum(1) / (targets != IGNORE).sum(1).clamp(min=1)
-        elementwise = {
-            "binary_cross_entropy": F.binary_cross_entropy_with_logits,
-            "mse": F.mse_loss,
-            "l1": F.l1_loss,
-        }[self.kind]
-        return elementwise(logits, targets, reduction="none").flatten(1).mean(1)
+        losses = _ELEMENTWISE[self.kind](logits, targets, reduction="none")
+        return losses.reshape(losses.shape[0], -1).mean(1)
 
     def mean(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean over the items that count, by the same kernel as a plain loop would use."""
@@ -111,12 +112,8 @@ class TaskLoss:
             return F.cross_entropy(logits, targets, ignore_index=IGNORE)
         if self.kind == "token_cross_entropy":
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
-        if self.kind == "binary_cross_entropy":
-            return F.binary_cross_entropy_with_logits(logits, targets)
-        if self.kind == "mse":
-            return F.mse_loss(logits, targets)
-        if self.kind == "l1":
-            return F.l1_loss(logits, targets)
+        if self.kind in _ELEMENTWISE:
+            return _ELEMENTWISE[self.kind](logits, targets)
         return self.per_sample(logits, targets).mean()
 
     def row_items(self, targets: Tensor) -> Tensor | None:

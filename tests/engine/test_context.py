@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.toys import Critic, Shrink, mlp, samples, toy
+from tests.engine.toys import Critic, Shrink, Sums, mlp, samples, toy
 from tether import TetherError, attach
 from tether.engine.context import mix_seed
 from tether.method import Method
@@ -170,29 +170,6 @@ def test_an_averaged_copy():
         assert torch.equal(mine, theirs)
 
 
-@toy("sums", kind="features", needs=("features", "train_data"))
-class Sums(Method):
-    """Statistics pass: sums of features and targets."""
-
-    def __init__(self):
-        self.batches = 0
-
-    def setup(self, ctx):
-        self.add_state("total", torch.zeros(ctx.num_features))
-        self.targets = ctx.training_targets()
-        ctx.statistics(self.update, self.finish_pass)
-
-    def update(self, batch):
-        assert not self.ctx.model.training
-        assert not batch.features.requires_grad
-        assert torch.equal(batch.targets, Y[batch.index])
-        self.total += batch.features.sum(0)
-        self.batches += 1
-
-    def finish_pass(self):
-        self.done = True
-
-
 def test_the_statistics_pass_is_shared_and_in_evaluation_mode():
     model = mlp(norm=True, drop=0.5)
     first, second = Sums(), Sums()
@@ -254,6 +231,12 @@ def test_reference_on_the_cpu_and_sealed_afterwards():
 
 
 def test_seeds_differ_by_every_part_and_are_stable():
-    seeds = {mix_seed(0, "a", 0, 0), mix_seed(1, "a", 0, 0), mix_seed(0, "b", 0, 0), mix_seed(0, "a", 1, 0), mix_seed(0, "a", 0, 1)}  # fmt: skip
+    seeds = {
+        mix_seed(0, "a", 0, 0),
+        mix_seed(1, "a", 0, 0),
+        mix_seed(0, "b", 0, 0),
+        mix_seed(0, "a", 1, 0),
+        mix_seed(0, "a", 0, 1),
+    }
     assert len({s & 0xFFFFFFFF for s in seeds}) == 5
     assert mix_seed(0, "adarand", 0, 5, "loss") == mix_seed(0, "adarand", 0, 5, "loss")

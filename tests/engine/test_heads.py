@@ -121,9 +121,14 @@ def test_roles():
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3), nn.Linear(3, 2))
     roles = {r.name: r.role for r in weight_refs(model, "3")}
     assert roles == {
-        "0.weight": "embedding", "1.weight": "norm", "1.bias": "norm", "2.weight": "weight",
-        "2.bias": "bias", "3.weight": "weight", "3.bias": "bias",
-    }  # fmt: skip
+        "0.weight": "embedding",
+        "1.weight": "norm",
+        "1.bias": "norm",
+        "2.weight": "weight",
+        "2.bias": "bias",
+        "3.weight": "weight",
+        "3.bias": "bias",
+    }
 
 
 def test_a_head_that_is_not_found_lists_the_candidates():

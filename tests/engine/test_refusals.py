@@ -75,7 +75,12 @@ def refused(message, model=None, methods=None, **options):
 def test_recipes_that_lack_something():
     refused("'table' reads the training data: attach.*train_data", methods=Table())
     refused("'shrink': the schedule of 'weight' needs the length", methods=Shrink("cosine(1, 0)"))
-    refused("num_classes=4, but the head '5' has 3 outputs", methods=Table(), train_data=samples(), num_classes=4)  # fmt: skip
+    refused(
+        "num_classes=4, but the head '5' has 3 outputs",
+        methods=Table(),
+        train_data=samples(),
+        num_classes=4,
+    )
     refused("Shrink is a class", methods=Shrink)
     refused("is not a tether method", methods=[torch.nn.ReLU()])
     refused("loss 'focal': give a callable or one of", methods=[], loss="focal")
@@ -93,7 +98,10 @@ def test_iterable_data_cannot_size_a_table():
 
 
 def test_two_methods_that_cannot_combine():
-    methods = [create_method("adarand", lr_schedule="constant"), create_method("randreg", distribution="normal")]  # fmt: skip
+    methods = [
+        create_method("adarand", lr_schedule="constant"),
+        create_method("randreg", distribution="normal"),
+    ]
     refused("'adarand' and 'randreg' cannot be combined", methods=methods, train_data=samples())
 
     @toy("own_loss")
@@ -106,7 +114,10 @@ def test_two_methods_that_cannot_combine():
         def sample_loss(self, batch):
             return batch.logits.sum(1)
 
-    refused("only one method may replace the loss: own_loss and own_loss", methods=[OwnLoss(), OwnLoss()])  # fmt: skip
+    refused(
+        "only one method may replace the loss: own_loss and own_loss",
+        methods=[OwnLoss(), OwnLoss()],
+    )
 
 
 def test_attaching_twice():
@@ -142,8 +153,10 @@ def test_an_optimiser_that_lacks_parameters():
     refused(
         r"'pull' acts on trainable parameters that the optimiser does not hold: 0.weight, 0.bias, "
         r"3.weight, 3.bias; give",
-        model=model, methods=Pull(), optimizer=optimizer,
-    )  # fmt: skip
+        model=model,
+        methods=Pull(),
+        optimizer=optimizer,
+    )
     for name in (0, 3):
         model[name].requires_grad_(False)
     attach(model, Pull(), optimizer)
@@ -204,7 +217,9 @@ def test_methods_that_change_the_model_must_be_prepared():
 
 
 def test_token_losses_refuse_methods_of_one_row_a_sample():
-    refused("'adarand'", methods=AdaRand(), train_data=samples(), epochs=1, loss="token_cross_entropy")  # fmt: skip
+    refused(
+        "'adarand'", methods=AdaRand(), train_data=samples(), epochs=1, loss="token_cross_entropy"
+    )
 
 
 def test_relabelled_targets_are_what_the_loss_sees():

@@ -28,10 +28,18 @@ def step(reg):
 def test_trees_of_tensors_and_values_survive_a_file(tmp_path):
     shared = torch.arange(6.0)
     tree = {
-        "a": shared, "same": shared, "view": shared[2:], "half": torch.ones(2, dtype=torch.bfloat16),
-        "empty": torch.zeros(0), "scalar": torch.tensor(3), "none": None, "text": "ä",
-        "list": [1, 2.5, {"deep": torch.zeros(2, 2)}], 7: {1: "int keys"}, "inf": float("inf"),
-    }  # fmt: skip
+        "a": shared,
+        "same": shared,
+        "view": shared[2:],
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "empty": torch.zeros(0),
+        "scalar": torch.tensor(3),
+        "none": None,
+        "text": "ä",
+        "list": [1, 2.5, {"deep": torch.zeros(2, 2)}],
+        7: {1: "int keys"},
+        "inf": float("inf"),
+    }
     path = tmp_path / "deep" / "state.safetensors"
     save_tree(tree, path)
     back = load_tree(path)
@@ -103,9 +111,12 @@ def test_resume_in_the_middle_of_an_accumulation_window(tmp_path, stop):
             if micro == stop_at:
                 reg.save(tmp_path / "s")
                 return {
-                    "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                    "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-                }  # fmt: skip
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "grads": [
+                        None if p.grad is None else p.grad.clone() for p in model.parameters()
+                    ],
+                }
             if micro % 2 == 0:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -138,7 +149,7 @@ def test_state_is_a_copy():
 def test_another_recipe_is_refused():
     state = handle([Table(), Pull()]).state_dict()
     reg = handle([Table(), Shrink()])
-    with pytest.raises(TetherError, match="saved with the methods pull, table|saved with the methods table, pull"):  # fmt: skip
+    with pytest.raises(TetherError, match="saved with the methods table, pull"):
         reg.load_state_dict(state)
     other = handle([Table(), Pull(weight=0.3)])
     with pytest.warns(UserWarning, match=r"resuming Pull\(\) as Pull\(weight=0.3\)"):
@@ -176,8 +187,12 @@ def test_a_newly_drawn_head_may_differ_and_its_start_is_restored():
 def test_another_data_set_is_refused():
     state = handle([Table()]).state_dict()
     model = mlp()
-    reg = attach(model, Table(), torch.optim.SGD(model.parameters(), lr=0.1), train_data=samples(20))  # fmt: skip
-    with pytest.raises(TetherError, match=r"state 'rows' of 'table' has shape \(20, 3\), saved was \(32, 3\)"):  # fmt: skip
+    reg = attach(
+        model, Table(), torch.optim.SGD(model.parameters(), lr=0.1), train_data=samples(20)
+    )
+    with pytest.raises(
+        TetherError, match=r"state 'rows' of 'table' has shape \(20, 3\), saved was \(32, 3\)"
+    ):
         reg.load_state_dict(state)
 
 

@@ -161,6 +161,30 @@ class Critic(Method):
         return self.net(batch.need_features()).pow(2).mean()
 
 
+@toy("sums", kind="features", needs=("features", "train_data"))
+class Sums(Method):
+    """Statistics pass: sums of features and targets."""
+
+    def __init__(self):
+        self.batches = 0
+
+    def setup(self, ctx):
+        self.add_state("total", torch.zeros(ctx.num_features))
+        self.targets = ctx.training_targets()
+        ctx.statistics(self.update, self.finish_pass)
+
+    def update(self, batch):
+        assert not self.ctx.model.training
+        assert not batch.features.requires_grad
+        assert torch.equal(batch.targets, self.targets[batch.index])
+        keep = 1.0 if batch.mask is None else batch.mask.float().unsqueeze(1)
+        self.total += (batch.features * keep).sum(0)
+        self.batches += 1
+
+    def finish_pass(self):
+        self.ctx.all_reduce(self.total)
+
+
 def mlp(seed=0, norm=False, drop=0.0):
     torch.manual_seed(seed)
     layers = [nn.Linear(6, 8)]

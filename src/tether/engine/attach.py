@@ -21,8 +21,7 @@ def prepare(model: nn.Module, methods: Method | Iterable[Method]) -> nn.Module:
     Once, before the optimiser is made and before DDP, ``fully_shard`` or ``torch.compile``.
     Methods that only train need no preparation. Returns the model.
     """
-    given = [methods] if isinstance(methods, Method) else list(methods)
-    for method in arrange(given).values():
+    for method in arrange(methods).values():
         if overrides(method, "prepare"):
             method.prepare(unwrap(model))
             method.__dict__["_prepared"] = True
@@ -89,9 +88,8 @@ def attach(
         >>> sorted(reg.parts)
         ['task']
     """
-    given = [methods] if isinstance(methods, Method) else list(methods)
     handle = Handle(
-        model, arrange(given), train_data=train_data, valid_data=valid_data,
+        model, arrange(methods), train_data=train_data, valid_data=valid_data,
         num_classes=num_classes, epochs=epochs, total_steps=total_steps, loss=loss, head=head,
         source_head=source_head, seed=seed, scaler=scaler, reference_device=reference_device,
         nan_check=nan_check,

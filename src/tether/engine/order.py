@@ -38,7 +38,7 @@ def band(method: Method) -> str:
     return found[0] if found else "penalise"
 
 
-def arrange(methods: Iterable[Method]) -> dict[str, Method]:
+def arrange(methods: Method | Iterable[Method]) -> dict[str, Method]:
     """Expand bundles, order by band and name, and give every method a unique name.
 
     Raises:
@@ -46,11 +46,11 @@ def arrange(methods: Iterable[Method]) -> dict[str, Method]:
             given twice.
     """
     flat: list[Method] = []
-    for given in methods:
+    for given in [methods] if isinstance(methods, (Method, type, str)) else methods:
         if isinstance(given, type) and issubclass(given, Method):
             raise TetherError(f"{given.__name__} is a class: write {given.__name__}(...)")
         if not isinstance(given, Method):
-            raise TetherError(f"{given!r} is not a tether method")
+            raise TetherError(f"{given!r} is not a tether method: see tether.create_method")
         if not hasattr(type(given), "info"):
             raise TetherError(f"{type(given).__name__} is not registered: use @register(...)")
         flat.extend(given.expand())

@@ -245,6 +245,8 @@ def _draw(
     log: bool,
     x: str,
 ) -> str:
+    log = log and any((line.mean > 0).any() for line in lines)
+
     def paint(axes: "Axes") -> None:
         patches = require("matplotlib.patches")
         for line in lines:
@@ -293,12 +295,13 @@ def _outlines(line: _Line) -> list[Floats]:
 def _set_range(
     axes: "Axes", lines: Sequence[_Line], limits: tuple[float, float] | None, *, log: bool
 ) -> None:
-    found = limits or finite_range(part for line in lines for part in (line.low, line.high))
+    parts = [part for line in lines for part in (line.low, line.mean, line.high)]
+    found = limits or finite_range(part[part > 0] if log else part for part in parts)
     if found is None:
         return
     low, high = found
     if log:
-        axes.set_ylim(max(low, high * 1e-12) / 1.2, high * 1.2)
+        axes.set_ylim(low / 1.2, high * 1.2)
     else:
         margin = 0.03 * (high - low) or 0.5
         axes.set_ylim(low - margin, high + margin)
@@ -309,6 +312,8 @@ def _mark(axes: "Axes", marks: Sequence[tuple[str, float]], width: float) -> Non
     left, right = axes.get_xlim()
     ends: list[float] = []  # where the last name of each row of names ends
     for name, place in sorted(marks, key=lambda mark: mark[1]):
+        if not left <= place <= right:
+            continue
         axes.axvline(place, color=MUTED.light, linewidth=0.8)
         at = (place - left) / (right - left)
         length = 6.0 * len(name) / width

@@ -204,8 +204,10 @@ def _strokes(axes: "Axes", starts: Floats, ends: Floats, color: str, *, width: f
     path = require("matplotlib.path").Path
     corners = np.stack([starts, ends], axis=1).reshape(-1, 2)
     codes = np.tile([path.MOVETO, path.LINETO], len(starts))
+    strokes = path(corners, codes)
+    strokes.should_simplify = False  # simplifying drops lines without length
     patch = require("matplotlib.patches").PathPatch(
-        path(corners, codes), fill=False, edgecolor=color, linewidth=width, alpha=0.8
+        strokes, fill=False, edgecolor=color, linewidth=width, alpha=0.8
     )
     patch.set_capstyle("round")
     axes.add_patch(patch)
