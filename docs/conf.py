@@ -27,6 +27,9 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("ScheduleLike", "LossLike", "OptimizerLike")}
+toc_object_entries = False
+highlight_language = "none"  # an indented block of a docstring is a formula, not code
 python_use_unqualified_type_names = True
 
 napoleon_google_docstring = True
@@ -45,8 +48,10 @@ html_theme = "alabaster"
 html_theme_options = {
     "description": "Regularised, robust fine-tuning",
     "fixed_sidebar": True,
-    "page_width": "1080px",
+    "page_width": "1200px",
     "sidebar_width": "240px",
 }
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_show_sourcelink = False
 html_copy_source = False

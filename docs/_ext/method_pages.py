@@ -51,13 +51,10 @@ COST_TEXT = {
     "forward": "further forwards or backwards",
     "heavy": "more than a few further forwards",
 }
-#: What a need adds to the call of ``attach``.
+#: What a need adds to the call of ``attach``. Training data and the length of training are always
+#: given: with some options a method wants them, with others it does not.
 NEED_ARGUMENT = {
-    "index": "train_data=train_set",
-    "train_data": "train_data=train_set",
     "valid_data": "valid_data=valid_set",
-    "epochs": "epochs=epochs",
-    "horizon": "epochs=epochs",
     "source_head": "source_head=source_head",
 }
 
@@ -90,8 +87,9 @@ def loop_example(info: MethodInfo) -> list[str]:
     """The lines that put the method in a loop, with what its needs add."""
     name = info.cls.__name__
     options = ", ".join(f"{key}={value!r}" for key, value in info.example.items())
-    arguments = list(dict.fromkeys(NEED_ARGUMENT[n] for n in info.needs if n in NEED_ARGUMENT))
-    call = ", ".join(["model", "methods", "optimizer", *arguments])
+    arguments = ["model, methods, optimizer, train_data=train_set, epochs=epochs"]
+    arguments += [NEED_ARGUMENT[need] for need in info.needs if need in NEED_ARGUMENT]
+    call = ", ".join(arguments)
     prepares = info.cls.prepare is not Method.prepare
     public = getattr(tether, name, None) is info.cls
     return [
@@ -184,6 +182,7 @@ def index_page(infos: list[MethodInfo]) -> str:
         "Each method is one class in one file. A recipe is a list of them; their order in the"
         " list does not matter.",
         "",
+        *("```{toctree}", ":hidden:", "", *(info.name for info in infos), "```", ""),
     ]
     for kind in KINDS:
         rows = [
@@ -200,7 +199,6 @@ def index_page(infos: list[MethodInfo]) -> str:
         if rows:
             lines += [f"## {kind.capitalize()}", "", f"{KIND_TEXT[kind].capitalize()}.", ""]
             lines += table(("class", "name", "what it does", "cost", "paper"), rows)
-    lines += ["```{toctree}", ":hidden:", "", *(info.name for info in infos), "```", ""]
     return "\n".join(lines)
 
 
@@ -239,7 +237,9 @@ class PublicNames(SphinxDirective):
             elif callable(value):
                 lines += [f".. autofunction:: {module.__name__}.{name}", ""]
             else:
-                lines += [f".. autodata:: {module.__name__}.{name}", "   :no-value:", ""]
+                # autodata would print the docstring of the builtin type
+                lines += [f".. py:data:: {module.__name__}.{name}"]
+                lines += [f"   :type: {type(value).__name__}", ""]
         return self.parse_text_to_nodes("\n".join(lines))
 
 

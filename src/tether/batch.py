@@ -31,6 +31,7 @@ class Batch:
         mask: bool ``[N]``, False for rows that do not count (label -100); None when all count.
         args: positional arguments of the model's call, where they are known.
         kwargs: keyword arguments of the model's call, where they are known.
+        taps: outputs of the layers that the method asked for with ``ctx.tap``, by name.
         extras: further keyword arguments given to ``loss``.
     """
 
@@ -44,6 +45,7 @@ class Batch:
     mask: Tensor | None = None
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    taps: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
 
     def need_features(self) -> Tensor:

@@ -28,6 +28,7 @@ NEEDS = (
     "inputs",  # the arguments of the model's call
 )
 COSTS = ("free", "light", "forward", "heavy")
+RANGES = ("log", "uniform", "int", "choice")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class MethodInfo:
         band: its place in the order of a step where its moments don't tell it (``"pull"`` before
             ``"project"``); see ``tether.engine.order``.
         exempt: contract checks it is excused from, with the reason (printed in the docs).
-        search_space: option -> range for fair comparisons, for example
-            ``{"weight": ("log", 1e-3, 10.0)}``.
+        search_space: option -> range for fair comparisons: ``("log", low, high)``,
+            ``("uniform", low, high)``, ``("int", low, high)`` or ``("choice", a, b, ...)``.
     """
 
     name: str
@@ -107,6 +108,10 @@ def register(name: str, *, kind: str, **record: Any) -> Callable[[M], M]:
         raise ValueError(f"method {name!r}: unknown needs {sorted(unknown)}; known: {NEEDS}")
     if record.get("cost", "light") not in COSTS:
         raise ValueError(f"method {name!r}: cost must be one of {', '.join(COSTS)}")
+
+    for option, values in record.get("search_space", {}).items():
+        if values[0] not in RANGES:
+            raise ValueError(f"method {name!r}: the range of {option!r} is one of {RANGES}")
 
     def enter(cls: M) -> M:
         taken = _METHODS.get(name)

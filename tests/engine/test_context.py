@@ -112,6 +112,54 @@ def test_head_and_grad():
     torch.testing.assert_close(by_grad, (p @ model[-1].weight / 8).detach(), rtol=1e-4, atol=1e-6)
 
 
+@toy("layers", kind="features", needs=("inputs",))
+class Layers(Method):
+    """Reads the outputs of named layers."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def setup(self, ctx):
+        for name in self.names:
+            ctx.tap(name)
+
+    def penalty(self, batch):
+        self.given = batch.taps
+        self.again = self.ctx.forward(mode="eval", grad=False).taps
+        return sum(t.pow(2).mean() for t in batch.taps.values())
+
+
+def test_outputs_of_named_layers():
+    model = mlp()
+    layers = Layers("0", "3")
+    reg = attach(model, layers, sgd(model))
+    reg.loss(model(X[:8]), Y[:8]).backward()
+    assert not reg.taps.store
+    torch.testing.assert_close(layers.given["0"], model[0](X[:8]))
+    torch.testing.assert_close(layers.again["3"], model[:4](X[:8]).detach())
+    reg.taps.clear()
+    model(X[:8])
+    reg.taps.store.pop("output 3")
+    with pytest.raises(TetherError, match="layer '3' was not called"):
+        reg.loss(model[5](model[:3](X[:8])), Y[:8])
+    other = mlp()
+    with pytest.raises(TetherError, match="no layer 'blocks' in the model"):
+        attach(other, Layers("blocks"), sgd(other))
+
+
+def test_nothing_is_kept_alive():
+    import gc
+    import weakref
+
+    model = mlp()
+    reg = attach(model, [Shrink(), Critic()], sgd(model))
+    reg.loss(model(X[:8]), Y[:8]).backward()
+    gone = weakref.ref(model)
+    del reg, model
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_module_like_main():
     model = mlp()
     critic = Critic()

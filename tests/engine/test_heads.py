@@ -170,4 +170,5 @@ def test_names_and_wrappers():
     assert canonical("_orig_mod.layer._checkpoint_wrapped_module.weight") == "layer.weight"
     model = mlp()
     assert unwrap(torch.compile(model)) is model
-    assert unwrap(nn.DataParallel(model)) is model
+    with pytest.raises(TetherError, match="use DDP"):
+        unwrap(nn.DataParallel(model))

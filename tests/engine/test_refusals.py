@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.engine.toys import Flip, Pull, Shrink, Table, mlp, samples, toy
 from tether import AdaRand, Method, TetherError, attach, create_method, prepare
-from tether.engine.handle import _ATTACHED
+from tether.engine.handle import attached_to
 
 X, Y = samples(32).tensors
 
@@ -20,7 +20,7 @@ def sgd(model):
 def untouched(model, optimizer):
     hooks = [m for m in model.modules() if m._forward_pre_hooks or m._forward_hooks]
     steps = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return not hooks and not steps and model not in _ATTACHED
+    return not hooks and not steps and attached_to(model) is None
 
 
 @pytest.fixture

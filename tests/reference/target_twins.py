@@ -50,7 +50,9 @@ def confidence_weights(losses: Array, temperature: float) -> Array:
     return softmax(-losses / temperature)
 
 
-def temperatures(last_epoch: int, tau: float, start: int, decay: float, floor: float) -> list[float]:
+def temperatures(
+    last_epoch: int, tau: float, start: int, decay: float, floor: float
+) -> list[float]:
     """Temperature during epochs 1, 2, ...: updated after each epoch that lies past ``start``."""
     present, out = tau, []
     for epoch in range(1, last_epoch + 1):

@@ -63,7 +63,9 @@ def batch_norm(gamma: Array, var: Array, gamma0: Array, var0: Array, radius: flo
 def start_penalty(moved: Array, form: str, fisher: Array | None = None) -> float:
     weigh = np.ones_like(moved) if fisher is None else fisher
     if form in ("l2_sp", "l2"):
-        return 0.5 * sum(float(f * t * t) for f, t in zip(weigh.ravel(), moved.ravel(), strict=True))
+        return 0.5 * sum(
+            float(f * t * t) for f, t in zip(weigh.ravel(), moved.ravel(), strict=True)
+        )
     if form == "l1_sp":
         return sum(abs(float(t)) for t in moved.ravel())
     total = 0.0

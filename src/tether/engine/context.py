@@ -30,10 +30,11 @@ _MASK = (1 << 64) - 1
 
 
 class Forward(NamedTuple):
-    """Result of a repeated forward."""
+    """Result of a repeated forward; ``taps`` as in :class:`tether.Batch`."""
 
     logits: Tensor
     features: Tensor | None
+    taps: dict[str, Any]
 
 
 def mix_seed(*parts: int | str) -> int:
@@ -292,6 +293,10 @@ class Context:
                 torch._foreach_copy_(mine, kept)
 
     # -- in setup --------------------------------------------------------------------------------
+
+    def tap(self, name: str) -> None:
+        """Ask for the output of a layer, by name: ``batch.taps[name]`` in every step."""
+        self._handle.taps.tap_output(name)
 
     def add_module(
         self, name: str, module: nn.Module, optimizer: OptimizerLike = "like_main", *,

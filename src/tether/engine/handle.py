@@ -29,8 +29,14 @@ from tether.errors import TetherError
 from tether.losses import LossLike, TaskLoss
 from tether.method import Method
 
-#: The handle that is attached to each model; a model has at most one.
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, Handle] = weakref.WeakKeyDictionary()
+#: The handle of each model, at most one. Both sides are weak: neither keeps the other alive.
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Handle]] = weakref.WeakKeyDictionary()
+
+
+def attached_to(model: nn.Module) -> Handle | None:
+    """The live handle of an inner model."""
+    found = _ATTACHED.get(model)
+    return None if found is None else found()
 
 
 class Handle:
@@ -93,13 +99,13 @@ class Handle:
         return [name for name, m in self.methods.items() if need in m.info.needs]
 
     def set_up(self) -> None:
-        if self.inner in _ATTACHED:
+        if attached_to(self.inner) is not None:
             raise TetherError(
                 "tether is attached to this model already: detach() the other handle first, or "
                 "give all methods to one attach()"
             )
         checks.check_needs(self)
-        _ATTACHED[self.inner] = self
+        _ATTACHED[self.inner] = weakref.ref(self)
         self._attached = True
         if self.needs("features"):
             self.need_head(self.needs("features")[0])
@@ -359,7 +365,7 @@ class Handle:
         """Remove every hook; the methods keep their state for reading."""
         self.taps.remove()
         self.seam.remove()
-        if self._attached and _ATTACHED.get(self.inner) is self:
+        if self._attached and attached_to(self.inner) is self:
             del _ATTACHED[self.inner]
             for method in self.methods.values():
                 method.__dict__["_attached"] = False

@@ -39,6 +39,7 @@ class OptimizerSeam:
         self._after = after
         self._edits = edits
         self._handles: list[Any] = []
+        self._group_of: dict[int, int] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         #: What fused optimisers divide the gradients by, and the flag of a skipped update.
         self.grad_scale: Tensor | None = None
@@ -84,10 +85,11 @@ class OptimizerSeam:
     def lr(self, parameter: nn.Parameter) -> float:
         """Present learning rate of the group that holds the parameter (0 where none does)."""
         assert self.optimizer is not None
-        for group in self.optimizer.param_groups:
-            if any(parameter is p for p in group["params"]):
-                return float(group["lr"])
-        return 0.0
+        groups = self.optimizer.param_groups
+        if id(parameter) not in self._group_of:  # groups may have been added since
+            self._group_of = {id(p): at for at, g in enumerate(groups) for p in g["params"]}
+        at = self._group_of.get(id(parameter))
+        return 0.0 if at is None else float(groups[at]["lr"])
 
     def parameters(self) -> list[nn.Parameter]:
         if self.optimizer is None:

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tether.errors import TetherError
+
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
@@ -17,12 +19,18 @@ def canonical(name: str) -> str:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside DDP, DataParallel and ``torch.compile`` wrappers."""
+    """The user's own module inside DDP and ``torch.compile`` wrappers.
+
+    Raises:
+        TetherError: a wrapper that replicates or flattens the parameters.
+    """
     while True:
+        if isinstance(model, nn.DataParallel):
+            raise TetherError("nn.DataParallel copies the model in each forward: use DDP instead")
+        if type(model).__name__ == "FullyShardedDataParallel":
+            raise TetherError("FSDP1 flattens the parameters: use fully_shard (FSDP2) instead")
         inner = model.__dict__.get("_modules", {}).get("_orig_mod")
-        if inner is None and isinstance(
-            model, (nn.parallel.DistributedDataParallel, nn.DataParallel)
-        ):
+        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
             inner = model.module
         if inner is None:
             return model

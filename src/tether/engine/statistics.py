@@ -108,19 +108,21 @@ class StatisticsPass:
         handle = self.handle
         for given, index, mask in evaluation_batches(handle.train_data, handle.device):
             args, kwargs, targets = split_batch(given)
-            logits, raw = quiet_forward(handle, args, kwargs, None)
+            logits, raw, outputs = quiet_forward(handle, args, kwargs, None)
             features = None if raw is None else pool_features(raw, None, handle.pooling())
             yield Batch(
                 logits=wide(logits), targets=targets, labels=targets, index=index,
-                features=features, mask=mask, args=args, kwargs=kwargs,
+                features=features, mask=mask, args=args, kwargs=kwargs, taps=outputs,
             )  # fmt: skip
 
 
 def quiet_forward(
     handle: Handle, args: Sequence[Any], kwargs: Mapping[str, Any],
     tensors: Mapping[str, Tensor] | None,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """(logits, head input) of the inner model, past its compiled form, the taps left as they were.
+) -> tuple[Tensor, Tensor | None, dict[str, Any]]:  # fmt: skip
+    """(logits, head input, named outputs) of the inner model, past its compiled form.
+
+    The taps are left as they were.
 
     Args:
         handle: the attached model.
@@ -138,7 +140,8 @@ def quiet_forward(
         else:
             own = taps.own_names(tensors)
             output = torch.func.functional_call(inner, own, tuple(args), dict(kwargs))
-        return as_logits(output), taps.store.get("features")
+        logits, features = as_logits(output), taps.store.get("features")
+        return logits, features, taps.take_outputs()
     finally:
         taps.listening = False
         taps.store.clear()

@@ -125,6 +125,7 @@ class StepMaker:
                     f"the head saw {features.shape[0]} rows, the logits have {logits.shape[0]}: "
                     "call reg.loss once after each forward of the model"
                 )
+        outputs = handle.taps.take_outputs()
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         if self._want_inputs:
@@ -132,7 +133,8 @@ class StepMaker:
             args, kwargs = self.inputs
         return Batch(
             logits, targets, targets, index=self._rows(logits, index), features=features,
-            weights=self.row_weights, mask=mask, args=args, kwargs=kwargs, extras=extras,
+            weights=self.row_weights, mask=mask, args=args, kwargs=kwargs, taps=outputs,
+            extras=extras,
         )  # fmt: skip
 
     def _check_head(self, logits: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +82,8 @@ class Taps:
         self.store: dict[str, Any] = {}
         #: Whether features are kept in evaluation mode too (our own repeated forwards).
         self.listening = False
+        self._warned_frozen = False
+        self.outputs: list[str] = []
         self._handles: list[Any] = []
 
     def tap_features(self) -> None:
@@ -94,6 +98,37 @@ class Taps:
                 store["inputs"] = (args, kwargs)
 
         self._handles.append(self.model.register_forward_pre_hook(keep, with_kwargs=True))
+
+    def tap_output(self, name: str) -> None:
+        """Keep the output of a named layer.
+
+        Raises:
+            TetherError: no such layer; the nearest names are listed.
+        """
+        key = f"output {name}"
+        if key in self.outputs:
+            return
+        modules = {canonical(n): m for n, m in self.model.named_modules()}
+        if name not in modules:
+            near = difflib.get_close_matches(name, modules, n=4, cutoff=0.3)
+            raise TetherError(f"no layer {name!r} in the model; near: {', '.join(near) or 'none'}")
+        self.outputs.append(key)
+        store, taps, owner = self.store, self, modules[name]
+
+        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if module is owner and (
+                module.training or (not torch.compiler.is_compiling() and taps.listening)
+            ):
+                store[key] = output
+
+        self._handles.append(owner.register_forward_hook(keep))
+
+    def take_outputs(self) -> dict[str, Any]:
+        """Outputs of the named layers in the last forward, once."""
+        for key in self.outputs:
+            if key not in self.store:
+                raise TetherError(f"the layer {key[7:]!r} was not called since the last loss")
+        return {key[7:]: self.store.pop(key) for key in self.outputs}
 
     def _tap(self, owner: nn.Module, key: str) -> None:
         store, taps = self.store, self
@@ -130,7 +165,14 @@ class Taps:
         if features.requires_grad or not logits.requires_grad:
             return
         own = {id(p) for p in self.head.parameters()} if self.head is not None else set()
-        if any(p.requires_grad and id(p) not in own for p in self.model.parameters()):
+        if not any(p.requires_grad and id(p) not in own for p in self.model.parameters()):
+            if not self._warned_frozen:
+                self._warned_frozen = True
+                warnings.warn(
+                    "all layers below the head are frozen: penalties on features have no effect",
+                    stacklevel=6,
+                )
+        else:
             raise TetherError(
                 f"the input of the head {self.head_name!r} carries no gradient although layers "
                 "below it are trained: the head lies inside reentrant activation checkpointing or "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tether.methods.features.adarand import AdaRand
 from tether.methods.features.feature_norm import FeatureNormPenalty
 from tether.methods.features.randreg import RandReg
+from tether.methods.features.sgm import SGMPenalty
 from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
 from tether.methods.targets.elr import EarlyLearningRegularization
 from tether.methods.targets.regsl import RegSL
@@ -23,5 +24,6 @@ __all__ = [
     "LayerwiseConstraint",
     "RandReg",
     "RegSL",
+    "SGMPenalty",
     "SelfLabelCorrection",
 ]

@@ -6,17 +6,23 @@ class weights ``[N, K]`` (float; a row of zeros does not count).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from tether.errors import TetherError
 
+if TYPE_CHECKING:
+    from tether.batch import Batch
+    from tether.engine.context import Context
+
 
 def quantile_edges(targets: Tensor, num_bins: int) -> Tensor:
     """Inner edges that cut numbers into at most ``num_bins`` bins of about equal size.
 
-    Edges are values of the data, so that no bin is empty; where values repeat, bins merge. The
-    bin of y is the number of edges at or below y.
+    Edges are values of the data other than the least, so that no bin is empty; equal values share
+    a bin. The bin of y is the number of edges at or below y.
 
     Example:
         >>> quantile_edges(torch.tensor([3.0, 1.0, 2.0, 4.0]), 2)
@@ -30,37 +36,58 @@ def quantile_edges(targets: Tensor, num_bins: int) -> Tensor:
             f"the shape {tuple(targets.shape)}: regression with several outputs has no such bins"
         )
     values = targets.flatten().float().sort().values
-    places = torch.arange(1, num_bins, device=values.device) * len(values) // num_bins
-    edges = values[places].unique()
-    return edges[edges > values[0]]
+    size = len(values)
+    places = torch.arange(1, num_bins, device=values.device) * size // num_bins
+    # a cut inside a run of equal values goes to the nearer end of the run
+    first = torch.searchsorted(values, values[places])
+    last = torch.searchsorted(values, values[places], right=True)
+    keep_first = (first > 0) & ((places - first <= last - places) | (last == size))
+    cuts = torch.where(keep_first, first, last)
+    edges: Tensor = torch.unique(values[cuts[cuts < size]])
+    return edges
 
 
-def class_membership(targets: Tensor, loss_kind: str, edges: Tensor | None = None) -> Tensor:
-    """Targets of a loss as class indices or class weights.
+class Membership:
+    """Reads the classes of a batch, by the kind of its loss.
+
+    Class indices and probabilities are taken as they are; of binary cross-entropy, a 0/1 matrix
+    gives several classes a sample, and a single column two classes; numbers fall into bins.
 
     Args:
-        targets: as the loss takes them, or as the data give them.
-        loss_kind: name of the loss; one column of ``"binary_cross_entropy"`` are two classes.
-        edges: of the bins of a regression target, from :func:`quantile_edges`.
+        ctx: of the method that asks.
+        num_bins: at most so many bins for regression targets.
     """
-    if edges is not None:
-        return torch.bucketize(targets.reshape(-1).to(edges.dtype), edges, right=True)
-    if loss_kind != "binary_cross_entropy":
-        return targets if targets.is_floating_point() else targets.long()
-    weights = targets.float()
-    if weights.numel() == weights.shape[0]:
-        positive = weights.reshape(-1, 1)
-        return torch.cat([1.0 - positive, positive], dim=1)
-    return weights
 
+    def __init__(self, ctx: Context, num_bins: int) -> None:
+        self.edges: Tensor | None = None
+        self.binary = ctx.loss_kind == "binary_cross_entropy"
+        if ctx.loss_kind in ("mse", "l1"):
+            self.edges = quantile_edges(ctx.training_targets().to(ctx.device), num_bins)
+            self.num_classes = len(self.edges) + 1
+        else:
+            self.num_classes = ctx.num_classes
+            if self.binary and self.num_classes == 1:
+                self.num_classes = 2
 
-def leave_out(targets: Tensor, mask: Tensor | None) -> Tensor:
-    """The same membership without the rows where ``mask`` is False."""
-    if mask is None:
-        return targets
-    if targets.is_floating_point():
-        return targets.masked_fill(~mask[:, None], 0.0)
-    return targets.masked_fill(~mask, -1)
+    def of(self, batch: Batch) -> Tensor:
+        """Class indices ``[N]`` or class weights ``[N, K]`` of the rows that count."""
+        targets = batch.targets
+        if self.edges is not None:
+            targets = torch.bucketize(
+                targets.reshape(-1).to(self.edges.dtype), self.edges, right=True
+            )
+        elif self.binary:
+            targets = targets.float()
+            if targets.numel() == targets.shape[0]:
+                targets = targets.reshape(-1, 1)
+                targets = torch.cat([1.0 - targets, targets], dim=1)
+        elif not targets.is_floating_point():
+            targets = targets.long()
+        if batch.mask is None:
+            return targets
+        if targets.is_floating_point():
+            return targets.masked_fill(~batch.mask[:, None], 0.0)
+        return targets.masked_fill(~batch.mask, -1)
 
 
 def pick_classes(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 #: Numbers of one chunk of (sample, class) pairs; bounds the memory of dense class weights.
 _CHUNK = 1 << 22
+MIN_STD = 1e-6
 
 
 class ClassMoments:
@@ -67,7 +68,7 @@ class ClassMoments:
 
     def _take(self, features: Tensor, classes: Tensor, weights: Tensor) -> None:
         values, share = features.to(self.mean.dtype), weights.to(self.mean.dtype)
-        present, place = classes.unique(return_inverse=True)
+        present, place = torch.unique(classes, return_inverse=True)
         weight = share.new_zeros(len(present)).index_add_(0, place, share)
         square = share.new_zeros(len(present)).index_add_(0, place, share.square())
         empty = values.new_zeros(len(present), values.shape[1])
@@ -87,24 +88,27 @@ class ClassMoments:
             self.low.scatter_reduce_(0, where, values, "amin")
             self.high.scatter_reduce_(0, where, values, "amax")
 
-    def merge_ranks(self, all_reduce: Callable[..., Tensor]) -> None:
-        """Merge the parts of all ranks; ``all_reduce(tensor, op=...)`` works in place.
+    def merged(self, all_reduce: Callable[..., Tensor]) -> ClassMoments:
+        """Merge the parts of all ranks, in place; every rank gets the same numbers.
 
-        Every rank ends with the same numbers.
+        Args:
+            all_reduce: ``all_reduce(tensor, op)`` reduces in place over the ranks and returns the
+                tensor; ``op`` is ``"sum"``, ``"min"`` or ``"max"``.
         """
         own = self.weight.clone()
-        all_reduce(self.weight)
-        all_reduce(self.square_weight)
+        all_reduce(self.weight, "sum")
+        all_reduce(self.square_weight, "sum")
         total = self.weight.clamp(min=torch.finfo(own.dtype).tiny)[:, None]
-        mean = all_reduce(self.mean * own[:, None]) / total
+        mean = all_reduce(self.mean * own[:, None], "sum") / total
         self.scatter += (self.mean - mean).square() * own[:, None]
         self.mean = mean
-        all_reduce(self.scatter)
-        if self.low is not None:
-            all_reduce(self.low, op="min")
-            all_reduce(self.high, op="max")
+        all_reduce(self.scatter, "sum")
+        if self.low is not None and self.high is not None:
+            all_reduce(self.low, "min")
+            all_reduce(self.high, "max")
+        return self
 
-    def std(self, floor: float = 1e-6) -> Tensor:
+    def std(self, floor: float = MIN_STD) -> Tensor:
         """Unbiased deviations ``[K, d]``, at least ``floor``.
 
         With weights w the variance is ``scatter / (W - sum w² / W)``: n - 1 for whole samples. A

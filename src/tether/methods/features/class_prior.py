@@ -1,107 +1,24 @@
-"""The moving class means of AdaRand: the loss that moves them, its gradient, their module."""
+"""The class priors of AdaRand: means that move, deviations, and the features' running means."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from tether.methods.features.rows import check_choice
+from tether.errors import TetherError
+from tether.methods.features.adarand_losses import adarand_prior_gradient, adarand_prior_loss
+from tether.methods.features.class_moments import MIN_STD, ClassMoments
 
-DISTANCES = ("cosine_squared", "cosine")
-UPDATES = ("both", "intra", "inter")
-
-
-def adarand_prior_loss(
-    means: Tensor,
-    running_means: Tensor,
-    *,
-    distance: str = "cosine_squared",
-    update: str = "both",
-) -> Tensor:
-    """Loss of the prior: class means follow the features and stay apart from each other.
-
-    With cosines c: ``"cosine"`` is the paper's ``mean_k (1 - c(mu_k, r_k)) - mean_{k != l} (1 -
-    c(mu_k, mu_l))``, least where the directions sum to zero; ``"cosine_squared"`` is the released
-    code's ``mean_k (1 - c(mu_k, r_k))² + mean_{k != l} c(mu_k, mu_l)²``, least where all are
-    orthogonal. Both are blind to the lengths of ``mu`` and ``r``.
-
-    The pairs cost O(K d) for ``"cosine"``, through ``|sum_k u_k|²`` of the unit vectors u, and the
-    smaller of the Gram matrices ``U Uᵀ`` and ``Uᵀ U``, whose Frobenius norms are equal, else.
-
-    Args:
-        means: ``[K, d]``.
-        running_means: ``[K, d]``, the running class means r of the features.
-        distance: ``"cosine_squared"`` or ``"cosine"``.
-        update: ``"both"`` parts, ``"intra"`` (follow) or ``"inter"`` (apart; none for K = 1).
-
-    Example:
-        >>> adarand_prior_loss(torch.eye(3), torch.eye(3))
-        tensor(0.)
-        >>> adarand_prior_loss(torch.eye(3), torch.eye(3), distance="cosine")
-        tensor(-1.)
-    """
-    _check(distance, update)
-    unit, _ = _unit_rows(means)
-    squared = distance == "cosine_squared"
-    loss = means.new_zeros(())
-    if update != "inter":
-        gap = 1.0 - (unit * _unit_rows(running_means)[0]).sum(1)
-        loss = loss + (gap.square() if squared else gap).mean()
-    if update != "intra" and len(means) > 1:
-        pairs = len(means) * (len(means) - 1)
-        own = unit.square().sum(1)
-        if squared:
-            gram = unit @ unit.T if len(means) <= means.shape[1] else unit.T @ unit
-            loss = loss + (gram.square().sum() - own.square().sum()) / pairs
-        else:
-            loss = loss + (unit.sum(0).square().sum() - own.sum()) / pairs - 1.0
-    return loss
+#: Devices on which Adam has a fused form.
+_FUSED = ("cpu", "cuda", "mps")
 
 
-def adarand_prior_gradient(
-    means: Tensor,
-    running_means: Tensor,
-    *,
-    distance: str = "cosine_squared",
-    update: str = "both",
-) -> Tensor:
-    """Gradient of :func:`adarand_prior_loss` with respect to ``means``, in closed form.
-
-    Without autograd's graph it takes about half the time and memory. Row k is orthogonal to
-    ``mu_k``, because the loss is blind to lengths.
-    """
-    _check(distance, update)
-    unit, length = _unit_rows(means)
-    squared = distance == "cosine_squared"
-    count = len(means)
-    grad = torch.zeros_like(unit)
-    if update != "inter":
-        follow, _ = _unit_rows(running_means)
-        if squared:
-            gap = 1.0 - (unit * follow).sum(1, keepdim=True)
-            follow.mul_(gap.mul_(2.0))
-        grad = follow.mul_(-1.0 / count)
-    if update != "intra" and count > 1:
-        # what k = l adds is parallel to u_k and leaves with the projection below
-        pairs = count * (count - 1)
-        if not squared:
-            grad += unit.sum(0) * (2.0 / pairs)
-        elif count <= means.shape[1]:
-            grad.addmm_(unit @ unit.T, unit, alpha=4.0 / pairs)
-        else:
-            grad.addmm_(unit, unit.T @ unit, alpha=4.0 / pairs)
-    along = (grad * unit).sum(1, keepdim=True)
-    return grad.addcmul_(unit, along, value=-1.0).div_(length)
-
-
-def _check(distance: str, update: str) -> None:
-    check_choice("distance", distance, DISTANCES)
-    check_choice("update", update, UPDATES)
-
-
-def _unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-8)
-    return rows / length, length
+def prior_adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
+    """Adam for the prior, fused: one pass over its numbers, maskable by a loss scaler."""
+    given = list(parameters)
+    return torch.optim.Adam(given, lr=lr, fused=all(p.device.type in _FUSED for p in given))
 
 
 class ClassPrior(nn.Module):
@@ -120,12 +37,30 @@ class ClassPrior(nn.Module):
             self.register_buffer(name, zeros.clone())
 
     @torch.no_grad()
-    def begin(self, mu: Tensor, sigma: Tensor, running_mu: Tensor) -> None:
-        """Start from the statistics of the pretrained features."""
+    def begin(self, moments: ClassMoments, who: str) -> None:
+        """Start from the statistics of the pretrained features; from extremes where they are kept.
+
+        A uniform prior between the least and the largest feature is given by its middle and its
+        deviation, ``(high - low) / sqrt(12)``.
+
+        Raises:
+            TetherError: classes without samples, by number, in the name of ``who``.
+        """
+        empty = (moments.weight == 0).nonzero().flatten().tolist()
+        if empty:
+            shown = ", ".join(map(str, empty[:10])) + (" ..." if len(empty) > 10 else "")
+            raise TetherError(
+                f"method {who!r} starts from the features of every class, but {len(empty)} of "
+                f"{len(self.mu)} classes have no training sample: {shown}; give train_data that "
+                "hold every class, or a head without these"
+            )
+        mu, sigma = moments.mean, moments.std()
+        if moments.low is not None and moments.high is not None:
+            mu, sigma = (moments.low + moments.high) / 2, (moments.high - moments.low) / 12**0.5
         self.mu.copy_(mu)
         self.start_mu.copy_(mu)
-        self.sigma.copy_(sigma)
-        self.running_mu.copy_(running_mu)
+        self.sigma.copy_(sigma.clamp(min=MIN_STD))
+        self.running_mu.copy_(moments.mean)
 
     @torch.no_grad()
     def follow(self, sums: Tensor, counts: Tensor, alpha: float, mask: Tensor | None) -> None:
@@ -140,3 +75,23 @@ class ClassPrior(nn.Module):
         batch_means = sums / counts.clamp(min=torch.finfo(counts.dtype).tiny)[:, None]
         moved = torch.lerp(self.running_mu, batch_means, share[:, None])
         self.running_mu.copy_(torch.where((share > 0)[:, None], moved, self.running_mu))
+
+    @torch.no_grad()
+    def set_gradient(self, distance: str, update: str) -> None:
+        """Give mu the gradient of its loss, for the optimiser that steps it."""
+        self.mu.grad = adarand_prior_gradient(
+            self.mu, self.running_mu, distance=distance, update=update
+        )
+
+    def numbers(self) -> dict[str, float]:
+        """Mean length, way gone from the start, and mean cosines to each other and to r."""
+        mu = self.mu.detach()
+        apart = adarand_prior_loss(mu, mu, distance="cosine", update="inter") + 1.0
+        gap = adarand_prior_loss(mu, self.running_mu, distance="cosine", update="intra")
+        way, start = (mu - self.start_mu).norm(), self.start_mu.norm()
+        return {
+            "prior_norm": float(mu.norm(dim=1).mean()),
+            "prior_drift": float(way / start.clamp(min=1e-12)),
+            "prior_pair_cosine": float(apart) if len(mu) > 1 else float("nan"),
+            "prior_running_cosine": 1.0 - float(gap),
+        }

@@ -51,7 +51,7 @@ def feature_norm_penalty(
 @register(
     "feature_norm",
     kind="features",
-    paper="doi:10.1109/ICCV.2017.328",
+    paper="arXiv:1606.02819",
     needs=("features",),
     cost="light",
     neutral={"weight": 0.0},
@@ -66,8 +66,8 @@ class FeatureNormPenalty(Method):
     when it is strong: feature norm and spread collapse together, and with them the gradient that
     the head receives; does nothing where features are normalised to unit length.
 
-    ``R = sum_i |f_i|² / (N d)``, gradient ``2 f / (N d)``; ``"official"``: ``sum_i |f_i|² / (2 N)``,
-    gradient ``f / N``. A weight w of the official form is ``w d / 2`` of the mean form.
+    ``R = sum_i |f_i|² / (N d)``, gradient ``2 f / (N d)``; ``"official"``: ``R = sum_i |f_i|² /
+    (2 N)``, gradient ``f / N``. A weight w of the official form is ``w d / 2`` of the mean form.
 
     Args:
         weight: 0 and more, default 1.0 with ``"mean"``; schedulable. The paper's released code
@@ -79,7 +79,7 @@ class FeatureNormPenalty(Method):
         Features ``[N, d]``; token features are averaged over valid tokens first.
 
     State:
-        The mean feature norm of the last batch, for ``measure``.
+        None; ``measure`` gives the mean feature norm of the last batch.
 
     Cost:
         O(N d) a step.
@@ -93,23 +93,24 @@ class FeatureNormPenalty(Method):
         FeatureNormPenalty(weight='cosine(1.0, 0.0)')
     """
 
-    feature_norm: Tensor
-
     def __init__(self, weight: ScheduleLike = 1.0, reduction: str = "mean") -> None:
         check_choice("reduction", reduction, REDUCTIONS)
         self.weight = weight
         self.reduction = reduction
 
     def setup(self, ctx: Context) -> None:
-        """Declare the norm that ``measure`` reports."""
+        """Look whether anything below the head is trained."""
         warn_if_frozen(ctx)
-        self.add_state("feature_norm", torch.zeros((), device=ctx.device), sync="mean")
+        self.feature_norm = torch.zeros((), device=ctx.device)  # a diagnostic: not saved
 
     def penalty(self, batch: Batch) -> Tensor:
         """Mean square of the features of the rows that count."""
         features = batch.need_features()
-        norm = batch.masked_mean(features.detach().norm(dim=1))
-        self.ctx.defer(lambda: self.feature_norm.copy_(norm))
+
+        def write() -> None:
+            self.feature_norm = batch.masked_mean(features.detach().norm(dim=1))
+
+        self.ctx.defer(write)
         return feature_norm_penalty(features, reduction=self.reduction, mask=batch.mask)
 
     def measure(self) -> dict[str, Any]:

@@ -51,4 +51,4 @@ def project_norms_(gammas: list[Tensor], pack: Pack) -> None:
     variances = [bound.variance() for bound in pack.bounds]
     joined = torch.cat(gammas).to(radii)
     moved = project_batch_norm(joined, torch.cat(variances).to(radii), start, start_variance, radii)
-    torch._foreach_copy_(gammas, list(moved.split([len(gamma) for gamma in gammas])))
+    torch._foreach_copy_(gammas, list(torch.split(moved, [len(gamma) for gamma in gammas])))

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _AT_BOUND = 1.0 - 1e-4
 
 
-
 class WeightConstraint(Method):
     """Base of the constraints: subclasses say which radius a depth group has."""
 

@@ -55,7 +55,9 @@ def diagonal_fisher(
         raise ValueError(f"labels {labels!r} is not one of {', '.join(LABELS)}")
     named = {canonical(n): p for n, p in model.named_parameters() if p.requires_grad}
     params = list(named.values())
-    totals = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]
+    totals = [
+        torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params
+    ]
     flags = {module: module.training for module in model.modules()}
     count = 0
     model.eval()

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from tether.catalogue import register
 from tether.errors import TetherError
 from tether.method import Method
 from tether.methods.weights.fisher import fisher_of, load_fisher
-from tether.methods.weights.many import buckets, differences, local_part, rows_are_whole
-from tether.methods.weights.start_penalty import (
-    FORMS,
-    start_gradient,
-    start_penalty,
-    start_pull,
-)
+from tether.methods.weights.many import local_part, rows_are_whole
+from tether.methods.weights.start_penalty import FORMS
+from tether.methods.weights.towards_start import Pulled, add_gradients_, pull_, totals
 from tether.schedule import Schedule, ScheduleLike
 
 if TYPE_CHECKING:
     from tether.engine.context import Context
-
-
-class _Pulled(NamedTuple):
-    param: nn.Parameter
-    start: Tensor | None  # None: zero
-    fisher: Tensor | None
 
 
 @register(
@@ -132,13 +121,13 @@ class L2SP(Method):
     def setup(self, ctx: Context) -> None:
         """Pair every covered parameter with its start and its Fisher diagonal."""
         fisher = None if self.fisher is None else load_fisher(self.fisher)
-        self._body: list[_Pulled] = []
-        self._head: list[_Pulled] = []
+        self._body: list[Pulled] = []
+        self._head: list[Pulled] = []
         for ref in ctx.weights():
             if self.include == "weights" and ref.role != "weight":
                 continue
             if ref.is_head:
-                self._head.append(_Pulled(ref.param, None, None))
+                self._head.append(Pulled(ref.param, None, None))
                 continue
             start = diagonal = None
             if self.form != "l2":
@@ -148,10 +137,12 @@ class L2SP(Method):
                     f"{ctx.name}: the rows of {ref.name!r} are split between ranks; "
                     "group_lasso_sp needs them whole: shard along dimension 0"
                 )
-            if fisher is not None and ref.param.requires_grad:
+            if fisher is not None:
+                if ref.name not in fisher and not ref.param.requires_grad:
+                    continue
                 whole = fisher_of(fisher, ref.name, ref.param, ctx.name)
                 diagonal = local_part(whole, ref.param)
-            self._body.append(_Pulled(ref.param, start, diagonal))
+            self._body.append(Pulled(ref.param, start, diagonal))
 
     def acts_on(self) -> Iterable[nn.Parameter]:
         """The covered parameters, the head's included."""
@@ -160,25 +151,22 @@ class L2SP(Method):
     def edit_gradients(self) -> None:
         """Add the gradients of the penalties that do not wait for the update."""
         if not (self.decoupled or self.proximal):
-            self._add(self._body, self.value("weight"), self.form)
+            add_gradients_(self.ctx, self._body, self.value("weight"), self.form)
         if not self.decoupled:
-            self._add(self._head, self.value("head_weight"), "l2")
+            add_gradients_(self.ctx, self._head, self.value("head_weight"), "l2")
 
-    def _add(self, pulled: list[_Pulled], weight: float, form: str) -> None:
-        moving = [p for p in pulled if p.param.requires_grad and p.param.grad is not None]
-        if weight == 0.0 or not moving:
-            return
-        params = [param.detach() for param in self.ctx.local(p.param for p in moving)]
-        grads = self.ctx.local(p.param.grad for p in moving if p.param.grad is not None)
-        scale = self.ctx.grad_scale
-        for bucket in buckets(params):
-            gaps = differences([params[i] for i in bucket], [moving[i].start for i in bucket])
-            if form == "l1_sp" or form == "group_lasso_sp" or moving[0].fisher is not None:
-                fishers = [moving[i].fisher for i in bucket]
-                gaps = [
-                    start_gradient(gap, form=form, fisher=fisher)
-                    for gap, fisher in zip(gaps, fishers, strict=True)
-                ]
-            if scale is not None:
-                gaps = [gap * scale.to(gap.dtype) for gap in gaps]
-            torch._foreach_add_([grads[i] for i in bucket], gaps, alpha=weight)
+    def after_step(self) -> None:
+        """Make the pulls that come after the update."""
+        if self.decoupled or self.proximal:
+            pull_(self.ctx, self._body, self.value("weight"), self.form)
+        if self.decoupled:
+            pull_(self.ctx, self._head, self.value("head_weight"), "l2")
+
+    def measure(self) -> dict[str, Any]:
+        """The penalty of the body, its distance from the start, and the norm of the head."""
+        penalty, square = totals(self.ctx, self._body, self.form)
+        return {
+            "penalty": self.value("weight") * penalty,
+            "distance": square**0.5,
+            "head_norm": totals(self.ctx, self._head, "l2")[1] ** 0.5,
+        }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tether.methods.weights.projections import (
+    length,
     per_row,
     project_mars,
     pull_back,
@@ -60,7 +61,10 @@ def distances(
     lengths: list[Tensor] = []
     for bucket in buckets(tensors):
         moved = differences([tensors[i] for i in bucket], [centers[i] for i in bucket])
-        lengths += torch._foreach_norm(moved, 2, wide(moved[0]))
+        if moved[0].device.type == "cpu":
+            lengths += [length(gap) for gap in moved]
+        else:
+            lengths += torch._foreach_norm(moved, 2, wide(moved[0]))
     if total is not None:
         return list(total(torch.stack(lengths).square()).sqrt().unbind())
     return lengths
