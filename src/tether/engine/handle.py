@@ -6,11 +6,13 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import _profiler_enabled
 from torch.profiler import record_function
 
 from tether.engine import checks, resume
@@ -31,6 +33,11 @@ from tether.method import Method
 
 #: The handle of each model, at most one. Both sides are weak: neither keeps the other alive.
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Handle]] = weakref.WeakKeyDictionary()
+
+
+def span(name: str) -> AbstractContextManager[Any]:
+    """A range of this name where a profiler looks on; otherwise nothing (a range costs 50 us)."""
+    return record_function(name) if _profiler_enabled() else nullcontext()
 
 
 def attached_to(model: nn.Module) -> Handle | None:
@@ -272,7 +279,7 @@ class Handle:
             raise TetherError("no optimiser is bound: give attach(..., optimizer) or reg.bind(...)")
         self.statistics.run()
         self._note_window()
-        with record_function("tether::loss"):
+        with span("tether::loss"):
             total = self.maker.make(logits, targets, index, num_items, extras)
         if total.requires_grad:
             total.register_hook(self._note_backward)  # type: ignore[no-untyped-call]
@@ -317,7 +324,7 @@ class Handle:
         if self._inert():
             return
         self.phase = "edit"
-        with torch.no_grad(), record_function("tether::edit_gradients"):
+        with torch.no_grad(), span("tether::edit_gradients"):
             for _, method in self._editors:
                 method.edit_gradients()
 
@@ -325,7 +332,7 @@ class Handle:
         if self._inert():
             return
         self.phase = "after"
-        with torch.no_grad(), record_function("tether::after_step"):
+        with torch.no_grad(), span("tether::after_step"):
             own_scale = None if self.scaler is None else getattr(self.scaler, "_scale", None)
             scale = self.seam.grad_scale if self.seam.grad_scale is not None else own_scale
             self.auxiliaries.unscale(scale, self.autocast_dtype is torch.float16)

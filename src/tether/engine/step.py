@@ -187,9 +187,10 @@ class StepMaker:
             if targets.requires_grad:
                 raise TetherError(f"method {name!r}: transform_targets must detach its targets")
             batch.targets = targets
-        items = self.task.items(batch.targets)
-        mean = self._task(batch, items)
-        share: float | Tensor | None = None if num_items is None else items / num_items
+        share: float | Tensor | None = None
+        if num_items is not None:
+            share = self.task.items(batch.targets) / num_items
+        mean = self._task(batch)
         total = mean if share is None else mean * share
         parts = {"task": mean.detach()}
         for name, method in self._penalise:
@@ -203,10 +204,11 @@ class StepMaker:
             total = total + (part if share is None else part * share)
         return total, parts
 
-    def _task(self, batch: Batch, items: Tensor | int) -> Tensor:
+    def _task(self, batch: Batch) -> Tensor:
         """Mean task loss; the plain kernel where nothing weighs or replaces sample losses."""
-        if isinstance(items, int) and items == 0:
-            return batch.logits.sum() * 0.0
+        mask = batch.mask
+        if mask is not None and mask.device.type == "cpu" and not mask.numpy().any():
+            return batch.logits.sum() * 0.0  # the mean of nothing would not be a number
         if not self._weigh and not self._replace and batch.weights is None:
             return self.task.mean(batch.logits, batch.targets)
         if self._replace:
