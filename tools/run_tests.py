@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LINTED = ("src", "tests", "tools", "docs", "benchmarks", "examples")
+RANKS = "tests/engine/test_distributed.py"
 PARALLEL = ("-n", "2", "--dist", "worksteal")
 
 
@@ -32,14 +33,19 @@ class Group:
     options: tuple[str, ...] = ()
 
 
-# The contract group starts its own pair of ranks and the documentation group its own builds, so
-# a second worker would only fight them for the cores.
+# Forked ranks cannot follow a backward that ran in other threads, so their file has a process to
+# itself. Neither it nor the contract, which has a pair of ranks of its own, shares the cores with a
+# second worker. The documentation is built, and the walk of CONTRIBUTING.md made, once a file.
 GROUPS = {
-    "reference": Group(("tests/reference",), PARALLEL),
+    "engine": Group(("tests/engine",), (*PARALLEL, f"--ignore={RANKS}")),
+    "ranks": Group((RANKS,)),
+    "methods": Group(("tests/methods",), PARALLEL),
     "contract": Group(("tests/contract",)),
-    "mechanism": Group(("tests/mechanism",), PARALLEL),
     "report": Group(("tests/report",)),
-    "docs": Group(("tests/test_docs.py", "tests/test_packaging.py")),
+    "docs": Group(
+        ("tests/test_docs.py", "tests/test_packaging.py", "tests/test_readme.py"),
+        ("-n", "2", "--dist", "loadfile"),
+    ),
     "doctests": Group(("src/tether",), ("--doctest-modules", "-p", "no:cacheprovider")),
 }
 

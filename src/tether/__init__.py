@@ -19,6 +19,7 @@ from tether.methods import (
     RandReg,
     RegSL,
     SelfLabelCorrection,
+    SGMPenalty,
 )
 from tether.schedule import Schedule
 
@@ -39,6 +40,7 @@ __all__ = [
     "NonFiniteError",
     "RandReg",
     "RegSL",
+    "SGMPenalty",
     "Schedule",
     "SelfLabelCorrection",
     "TetherError",

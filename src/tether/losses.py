@@ -116,6 +116,10 @@ class TaskLoss:
             return _ELEMENTWISE[self.kind](logits, targets)
         return self.per_sample(logits, targets).mean()
 
+    def valid_tokens(self, targets: Tensor) -> Tensor | None:
+        """Positions that count ``[N, T]`` of a token loss; None for losses on samples."""
+        return targets != IGNORE if self.kind == "token_cross_entropy" else None
+
     def row_items(self, targets: Tensor) -> Tensor | None:
         """Items of each row ``[N]``: tokens that count, or 1 and 0; None when each row is one."""
         if self.kind == "token_cross_entropy":

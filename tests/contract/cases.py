@@ -81,18 +81,19 @@ def plain_loss(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
     return {"mse": F.mse_loss, "l1": F.l1_loss}[kind](logits, targets.view_as(logits))
 
 
-def count_items(targets: Tensor) -> int:
+def count_items(kind: str, targets: Tensor) -> int:
     """Samples, or tokens that count."""
-    return int((targets != IGNORE).sum()) if targets.ndim == 2 and targets.shape[1] == TOKENS else (
-        targets.shape[0]
-    )
+    tokens = kind == "token_cross_entropy"
+    return int((targets != IGNORE).sum()) if tokens else len(targets)
 
 
 class Shares:
     """A batch sampler: batches in a new order in every epoch, each rank its share of each."""
 
-    def __init__(self, rows: int, size: int, rank: int = 0, world: int = 1) -> None:
-        self.rows, self.size, self.rank, self.world, self.epoch = rows, size, rank, world, 0
+    def __init__(
+        self, rows: int, size: int, rank: int = 0, world: int = 1, epoch: int = 0
+    ) -> None:
+        self.rows, self.size, self.rank, self.world, self.epoch = rows, size, rank, world, epoch
 
     def __len__(self) -> int:
         return self.rows // self.size
@@ -157,6 +158,11 @@ def refused_kinds(info: MethodInfo) -> list[str]:
         for kind in KINDS
         if (info.losses and kind not in info.losses) or (tokens and kind == "token_cross_entropy")
     ]
+
+
+def names_of(method: Method) -> set[str]:
+    """What an error may call it: its name, or that of a part of a bundle."""
+    return {method.info.name, *(part.info.name for part in method.expand())}
 
 
 def cases(info: MethodInfo) -> list[Case]:
@@ -319,9 +325,9 @@ def compare(found: Any, wanted: Any, tolerance: float = 0.0, path: str = "") -> 
             msg=lambda text: f"{path}: {text}",
         )  # fmt: skip
     elif isinstance(wanted, dict):
-        assert list(map(str, found)) == list(map(str, wanted)), f"{path}: other keys"
-        for (key, value), other in zip(wanted.items(), found.values(), strict=True):
-            compare(other, value, tolerance, f"{path}.{key}")
+        assert set(found) == set(wanted), f"{path}: other keys {set(found) ^ set(wanted)}"
+        for key, value in wanted.items():
+            compare(found[key], value, tolerance, f"{path}.{key}")
     elif isinstance(wanted, (list, tuple)):
         assert len(found) == len(wanted), f"{path}: other length"
         for at, value in enumerate(wanted):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import multiprocessing
 import os
 import sys
@@ -18,14 +20,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tether.catalogue import MethodInfo
+from tether.engine.reference import local
+from tether.method import Method
 
 from .cases import Case, NotApplicable, Run, Shares, cases, check_finite, compare
+from .training import outcome, restore, snapshot
 
 WORLD = 2
 #: Seconds after which a rank gives up on the other.
 PATIENCE = 60
 
-Connect = Callable[[], AbstractContextManager[None]]
+Connect = Callable[[], AbstractContextManager[Path]]
 Job = Callable[[Connect], None]
 
 
@@ -88,29 +93,43 @@ def _serve(rank: int, jobs: Mapping[str, Job], folder: Path) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     for name, job in jobs.items():
+        _meet(rank, name, folder)
+        groups = itertools.count()  # a file store must not be used twice
         text = ""
         try:
-            job(lambda name=name: _connected(rank, folder / f"{name}.store"))
+            job(lambda: _connected(rank, folder / f"{name}.group{next(groups)}"))
         except NotApplicable as reason:
             text = f"skip:{reason}"
         except BaseException:
             text = traceback.format_exc()
+        if dist.is_initialized():
+            # the other rank stops waiting once all that holds the group is gone
+            gc.collect()
+            dist.destroy_process_group()
         part = folder / f"{name}.{rank}.part"
         part.write_text(text)
         part.rename(folder / f"{name}.{rank}")
 
 
+def _meet(rank: int, name: str, folder: Path) -> None:
+    """Begin a job together: the other rank may still wait for the end of a failed one."""
+    (folder / f"{name}.{rank}.begun").touch()
+    until = time.monotonic() + 5 * PATIENCE
+    while not (folder / f"{name}.{1 - rank}.begun").exists() and time.monotonic() < until:
+        time.sleep(0.001)
+
+
 @contextmanager
-def _connected(rank: int, store: Path) -> Iterator[None]:
+def _connected(rank: int, folder: Path) -> Iterator[Path]:
+    """A process group; yields a folder of its own that both ranks see."""
+    folder.mkdir(exist_ok=True)
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD,
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD,
         timeout=timedelta(seconds=PATIENCE),
     )  # fmt: skip
-    try:
-        yield
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    yield folder
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 # -- the checks ----------------------------------------------------------------------------------
@@ -137,6 +156,8 @@ def ranks(info: MethodInfo, connect: Connect) -> None:
             run = _pair_run(case, case.method(), _ddp).train()
             check_finite(run, case.kind)
             _must_agree(run)
+    with connect() as folder:
+        _resume(cases(info)[0], _ddp, folder)
 
 
 def shards(info: MethodInfo, connect: Connect) -> None:
@@ -156,6 +177,33 @@ def shards(info: MethodInfo, connect: Connect) -> None:
             run = _pair_run(case, case.method(), _sharded).train()
         for name, parameter in run.reg.inner.named_parameters():
             assert torch.isfinite(parameter.detach().full_tensor()).all(), f"{name} is not finite"
+    with connect() as folder:
+        _resume(case, _sharded, folder)
+
+
+def _resume(case: Case, wrap: Callable[[nn.Module], nn.Module], folder: Path) -> None:
+    """Every rank goes on from its file, in the middle of an epoch and of a window."""
+    kept: dict[str, Any] = {}
+
+    def after(run: Run, where: str) -> None:
+        if (run.micro, where) == (5, "step"):
+            kept.update(_each(snapshot(run), lambda tensor: tensor.detach().clone()))
+            run.reg.save(folder / "tether.safetensors")
+
+    run = _pair_run(case, case.method(), wrap).train(accumulate=2, after=after)
+    again = _pair_run(case, case.method(), wrap, epoch=1)
+    restore(again, kept)
+    again.reg.load(folder / "tether.safetensors")
+    again.train(accumulate=2)
+    compare(_each(outcome(again), local), _each(outcome(run), local), path="resumed")
+
+
+def _each(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, (list, tuple)):
+        return [_each(part, change) for part in tree]
+    return {k: _each(part, change) for k, part in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _still(case: Case) -> Run | None:
@@ -167,8 +215,11 @@ def _still(case: Case) -> Run | None:
     return Run(case, method, rows=25, still=True, batches=Shares(25, 8)).train()
 
 
-def _pair_run(case: Case, method: Any, wrap: Callable[[nn.Module], nn.Module], **more: Any) -> Run:
-    return Run(case, method, rows=25, batches=Shares(25, 8, dist.get_rank(), WORLD), wrap=wrap, **more)
+def _pair_run(
+    case: Case, method: Method, wrap: Callable[[nn.Module], nn.Module], epoch: int = 0, **more: Any
+) -> Run:
+    batches = Shares(25, 8, dist.get_rank(), WORLD, epoch)
+    return Run(case, method, rows=25, batches=batches, wrap=wrap, **more)
 
 
 def _ddp(model: nn.Module) -> nn.Module:
@@ -210,11 +261,14 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 RANK_CHECKS: dict[str, Callable[[MethodInfo, Connect], None]] = {"ranks": ranks, "shards": shards}
 
 
-def jobs_of(infos: Iterable[MethodInfo]) -> dict[str, Job]:
+def jobs_of(infos: Iterable[MethodInfo], checks: Iterable[str] = tuple(RANK_CHECKS)) -> dict[str, Job]:
     """The distributed checks of some methods, those excused left out."""
+    names = list(checks)
     return {
-        f"{info.name}.{name}": lambda connect, info=info, check=check: check(info, connect)
+        f"{info.name}.{name}": lambda connect, info=info, check=RANK_CHECKS[name]: check(
+            info, connect
+        )
         for info in infos
-        for name, check in RANK_CHECKS.items()
+        for name in names
         if name not in info.exempt
     }

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, DistributedSampler
 
 from tests.engine.toys import Critic, Pull, Shrink, Sums, Table, mlp, samples
+from tests.two_ranks import two_ranks
 from tether import attach
 
 pytestmark = pytest.mark.distributed
@@ -69,23 +65,6 @@ def run_fsdp(rank, out):
     whole = [p.detach().full_tensor() for p in model.parameters()]
     if rank == 0:
         torch.save((whole, state["reference"]["fingerprint"]), out / "fsdp.pt")
-
-
-def worker(rank, port, out, job):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        job(rank, out)
-    finally:
-        dist.destroy_process_group()
-
-
-def two_ranks(job, out):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(worker, (port, out, job), nprocs=2, start_method="fork")
 
 
 def one_process():

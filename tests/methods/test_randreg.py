@@ -116,8 +116,12 @@ def network(norm: bool = False) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), *middle, nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
 
+def sgd(net):
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
 def run(method, net, steps=4, loss="cross_entropy", y=Y):
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer = sgd(net)
     reg = (
         attach(net, method, optimizer, train_data=TensorDataset(X, y), loss=loss)
         if method
@@ -183,7 +187,7 @@ def test_each_step_and_seed_draws_anew_and_repeats():
     values = []
     for seed in (0, 0, 1):
         net = network()[:2].append(nn.Linear(8, 3))
-        reg = attach(net, RandReg(distribution="normal"), torch.optim.SGD(net.parameters(), 0.1), seed=seed)  # fmt: skip
+        reg = attach(net, RandReg(distribution="normal"), sgd(net), seed=seed)
         found = []
         for _ in range(2):
             reg.loss(net(X), Y)
@@ -225,7 +229,8 @@ def test_balance_works_under_autocast_and_for_other_losses():
     net = network()
     y = torch.nn.functional.one_hot(Y, 3).float()
     for loss, targets in (("binary_cross_entropy", y), ("mse", y), ("cross_entropy", Y)):
-        reg = attach(net, RandReg(distribution="normal", balance="gradient"), torch.optim.SGD(net.parameters(), 0.1), loss=loss)  # fmt: skip
+        method = RandReg(distribution="normal", balance="gradient")
+        reg = attach(net, method, sgd(net), loss=loss)
         with torch.autocast("cpu", torch.bfloat16):
             out = net(X)
         reg.loss(out, targets).backward()
@@ -236,7 +241,7 @@ def test_balance_works_under_autocast_and_for_other_losses():
 def test_state_is_saved_and_goes_on_bit_for_bit(tmp_path):
     def fresh():
         net = network()
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        optimizer = sgd(net)
         method = RandReg(balance="gradient")
         return (
             net,
@@ -276,9 +281,9 @@ def test_refusals():
         RandReg(balance="gradient", ema=1.0)
     net = network()
     with pytest.raises(TetherError, match=r"reads the training data: attach\(\.\.\., train_data"):
-        attach(net, RandReg(), torch.optim.SGD(net.parameters(), 0.1))
-    with pytest.raises(TetherError, match="not with 'custom': leave balance=None"):
+        attach(net, RandReg(), sgd(net))
+    with pytest.raises(TetherError, match="not on tokens: leave balance=None"):
         attach(
             net, RandReg(distribution="normal", balance="gradient"),
-            torch.optim.SGD(net.parameters(), 0.1), loss=lambda a, b: a.sum(1),
+            sgd(net), loss="token_cross_entropy",
         )  # fmt: skip

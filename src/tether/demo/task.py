@@ -26,7 +26,8 @@ class DigitNetwork(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the head sees, ``[N, 64]``."""
-        return self.layer2(self.layer1(x).relu()).relu()
+        features: Tensor = self.layer2(self.layer1(x).relu()).relu()
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, 10]`` of flat images ``[N, 64]``."""
@@ -98,11 +99,12 @@ def _pretrain(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Dig
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         network = DigitNetwork()
     loader = DataLoader(TensorDataset(inputs, labels), 32, shuffle=True, generator=generator)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     for _ in range(30):
         for x, y in loader:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(x), y).backward()
+            loss = nn.functional.cross_entropy(network(x), y)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return network
 

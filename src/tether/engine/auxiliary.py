@@ -25,6 +25,7 @@ class Auxiliary:
     optimizer: torch.optim.Optimizer | None = None
     ema_of: nn.Module | None = None
     ema_decay: float = 0.999
+    reduce: bool = True
 
 
 class Auxiliaries:
@@ -83,7 +84,7 @@ class Auxiliaries:
         """Reduce gradients over ranks, update, forget the gradients; then move the averages."""
         for item, grads in self._trained():
             assert item.optimizer is not None
-            if dist.is_initialized() and dist.get_world_size() > 1:
+            if item.reduce and dist.is_initialized() and dist.get_world_size() > 1:
                 for grad in grads:
                     dist.all_reduce(grad)
                 torch._foreach_div_(grads, dist.get_world_size())

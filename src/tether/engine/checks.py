@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,17 @@ def check_needs(handle: Handle) -> None:
                 f"method {name!r}: {what} needs the length of training: attach(..., epochs=...) or "
                 "total_steps=..."
             )
+
+
+def warn_if_frozen(handle: Handle) -> None:
+    """Say so when nothing below the head is trained: features then reach no weight."""
+    names = handle.needs("features")
+    if names and not any(ref.param.requires_grad for ref in handle.weights() if not ref.is_head):
+        warnings.warn(
+            f"all layers below the head are frozen: {' and '.join(names)} act on features and "
+            "change nothing until some layers are trained",
+            stacklevel=5,
+        )
 
 
 def wanted_parameters(handle: Handle) -> Iterator[tuple[str, str, nn.Parameter]]:

@@ -21,6 +21,7 @@ from tether.engine.statistics import (
     restore_mode,
     training_targets,
 )
+from tether.engine.taps import wide
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -198,9 +199,14 @@ class Context:
         return gather_ranks(tensor)
 
     def head(self, rows: Tensor) -> Tensor:
-        """The head's output for feature rows ``[N, d]``."""
-        output: Tensor = self.head_module(rows)
-        return output
+        """The head's output for feature rows ``[N, d]``, in float32 or wider."""
+        weight = next(self.head_module.parameters(), rows)
+        output: Tensor = self.head_module(rows.to(weight.dtype))
+        return wide(output)
+
+    def task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The plain task loss, a mean over the items that count."""
+        return self._handle.task.mean(logits, targets)
 
     def grad(
         self, loss: Tensor, tensors: Sequence[Tensor], *, create_graph: bool = False
@@ -300,7 +306,7 @@ class Context:
 
     def add_module(
         self, name: str, module: nn.Module, optimizer: OptimizerLike = "like_main", *,
-        ema_of: nn.Module | None = None, ema_decay: float = 0.999,
+        ema_of: nn.Module | None = None, ema_decay: float = 0.999, reduce: bool = True,
     ) -> nn.Module:  # fmt: skip
         """Give the engine a module to keep: saved, reduced over ranks, stepped after the main step.
 
@@ -311,11 +317,13 @@ class Context:
                 optimiser), a factory from parameters to an optimiser, or None.
             ema_of: keep the module as a moving average of this one.
             ema_decay: weight of the old value.
+            reduce: average its gradients over the ranks; False where they are equal already.
         """
         module = module.to(self.device)
         spec = None if ema_of is not None else optimizer
+        full = f"{self.name}.{name}"
         self._handle.auxiliaries.add(
-            Auxiliary(f"{self.name}.{name}", module, spec, ema_of=ema_of, ema_decay=ema_decay)
+            Auxiliary(full, module, spec, ema_of=ema_of, ema_decay=ema_decay, reduce=reduce)
         )
         return module
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import _profiler_enabled
+from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
 from torch.profiler import record_function
 
 from tether.engine import checks, resume
@@ -117,6 +117,7 @@ class Handle:
         if self.needs("features"):
             self.need_head(self.needs("features")[0])
             self.taps.tap_features()
+            checks.warn_if_frozen(self)
         if self.needs("inputs"):
             self.taps.tap_inputs()
         for name, method in self.methods.items():

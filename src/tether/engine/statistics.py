@@ -72,6 +72,8 @@ class StatisticsPass:
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self._requests: list[tuple[Update, Callable[[], None]]] = []
+        #: A pass that broke off has counted some rows: it cannot be run again.
+        self._broken = False
 
     @property
     def pending(self) -> bool:
@@ -88,28 +90,29 @@ class StatisticsPass:
     def run(self) -> None:
         if not self._requests:
             return
-        requests, self._requests = self._requests, []
+        if self._broken:
+            raise TetherError("the pass over the training data failed before: attach again")
+        self._broken = True
         flags = {module: module.training for module in self.handle.inner.modules()}
         self.handle.inner.eval()
         try:
             with torch.no_grad():
                 for batch in self._batches():
-                    for update, _ in requests:
+                    for update, _ in self._requests:
                         update(batch)
-                for _, finish in requests:
+                for _, finish in self._requests:
                     finish()
-        except BaseException:
-            self._requests = requests  # corrected data may be tried again
-            raise
         finally:
             restore_mode(flags)
+        self._requests.clear()
 
     def _batches(self) -> Iterator[Batch]:
         handle = self.handle
         for given, index, mask in evaluation_batches(handle.train_data, handle.device):
             args, kwargs, targets = split_batch(given)
             logits, raw, outputs = quiet_forward(handle, args, kwargs, None)
-            features = None if raw is None else pool_features(raw, None, handle.pooling())
+            valid = handle.task.valid_tokens(targets)
+            features = None if raw is None else pool_features(raw, valid, handle.pooling())
             yield Batch(
                 logits=wide(logits), targets=targets, labels=targets, index=index,
                 features=features, mask=mask, args=args, kwargs=kwargs, taps=outputs,

@@ -118,7 +118,7 @@ class StepMaker:
         if self._want_features:
             tapped = handle.taps.take_features()
             handle.taps.check_graph(tapped, raw)
-            valid = targets != -100 if self.task.kind == "token_cross_entropy" else None
+            valid = self.task.valid_tokens(targets)
             features = pool_features(tapped, valid, handle.pooling())
             if features.shape[0] != logits.shape[0]:
                 raise TetherError(

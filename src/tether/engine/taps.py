@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,7 +81,6 @@ class Taps:
         self.store: dict[str, Any] = {}
         #: Whether features are kept in evaluation mode too (our own repeated forwards).
         self.listening = False
-        self._warned_frozen = False
         self.outputs: list[str] = []
         self._handles: list[Any] = []
 
@@ -165,14 +163,7 @@ class Taps:
         if features.requires_grad or not logits.requires_grad:
             return
         own = {id(p) for p in self.head.parameters()} if self.head is not None else set()
-        if not any(p.requires_grad and id(p) not in own for p in self.model.parameters()):
-            if not self._warned_frozen:
-                self._warned_frozen = True
-                warnings.warn(
-                    "all layers below the head are frozen: penalties on features have no effect",
-                    stacklevel=6,
-                )
-        else:
+        if any(p.requires_grad and id(p) not in own for p in self.model.parameters()):
             raise TetherError(
                 f"the input of the head {self.head_name!r} carries no gradient although layers "
                 "below it are trained: the head lies inside reentrant activation checkpointing or "

@@ -23,7 +23,7 @@ from tether.methods.features.class_membership import Membership, add_class_sums
 from tether.methods.features.class_moments import ClassMoments
 from tether.methods.features.class_prior import ClassPrior, prior_adam
 from tether.methods.features.random_regression import NOISES, REDUCTIONS
-from tether.methods.features.rows import check_choice, warn_if_frozen
+from tether.methods.features.rows import check_choice
 from tether.schedule import ScheduleLike
 
 if TYPE_CHECKING:
@@ -141,13 +141,11 @@ class AdaRand(Method):
                 f"{ctx.name!r}: the schedule of the prior's lr needs the length of training: "
                 "attach(..., epochs=...) or total_steps=..., or AdaRand(lr_schedule='constant')"
             )
-        warn_if_frozen(ctx)
         self.membership = Membership(ctx, self.num_bins)
         count, width = self.membership.num_classes, ctx.num_features
         self.prior = ClassPrior(count, width, ctx.device)
-        ctx.add_module(
-            "prior", self.prior, optimizer=None if self.fixed else partial(prior_adam, lr=self.lr)
-        )
+        adam = None if self.fixed else partial(prior_adam, lr=self.lr)
+        ctx.add_module("prior", self.prior, adam, reduce=False)  # equal on all ranks already
         self.add_state("sums", torch.zeros(count, width, device=ctx.device), sync="none")
         self.add_state("counts", torch.zeros(count, device=ctx.device), sync="none")
         self.feature_norm = torch.zeros((), device=ctx.device)  # a diagnostic: not saved

@@ -13,7 +13,6 @@ from tether.methods.features.rows import (
     check_choice,
     feature_rows,
     mean_over_rows,
-    warn_if_frozen,
 )
 from tether.schedule import ScheduleLike
 
@@ -100,7 +99,6 @@ class FeatureNormPenalty(Method):
 
     def setup(self, ctx: Context) -> None:
         """Look whether anything below the head is trained."""
-        warn_if_frozen(ctx)
         self.feature_norm = torch.zeros((), device=ctx.device)  # a diagnostic: not saved
 
     def penalty(self, batch: Batch) -> Tensor:

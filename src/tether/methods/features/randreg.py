@@ -10,11 +10,10 @@ from torch import Tensor
 
 from tether.catalogue import register
 from tether.errors import TetherError
-from tether.losses import TaskLoss
 from tether.method import Method
 from tether.methods.features.class_moments import ClassMoments
 from tether.methods.features.random_regression import LOSSES, random_feature_regression
-from tether.methods.features.rows import check_choice, warn_if_frozen
+from tether.methods.features.rows import check_choice
 from tether.schedule import ScheduleLike
 
 if TYPE_CHECKING:
@@ -119,11 +118,10 @@ class RandReg(Method):
 
     def setup(self, ctx: Context) -> None:
         """Ask for the statistics of the pretrained features, where they are wanted."""
-        warn_if_frozen(ctx)
-        if self.balance and ctx.loss_kind in ("custom", "token_cross_entropy"):
+        if self.balance and ctx.loss_kind == "token_cross_entropy":
             raise TetherError(
-                f"{ctx.name!r}: balance='gradient' works with the named losses on whole samples, "
-                f"not with {ctx.loss_kind!r}: leave balance=None and choose a weight"
+                f"{ctx.name!r}: balance='gradient' works on whole samples, not on tokens: leave "
+                "balance=None and choose a weight"
             )
         for name in ("strength", "strength_weight") if self.balance else ():
             self.add_state(name, torch.zeros((), device=ctx.device))
@@ -172,8 +170,8 @@ class RandReg(Method):
         # through the head again: under autocast the features given here are a copy that the
         # logits do not hang on
         rows = features.detach().requires_grad_()
-        logits = self.ctx.head(rows).float().reshape(batch.logits.shape)
-        task = TaskLoss(self.ctx.loss_kind).mean(logits, batch.targets)
+        logits = self.ctx.head(rows).reshape(batch.logits.shape)
+        task = self.ctx.task_loss(logits, batch.targets)
         grads = (*self.ctx.grad(task, (rows,)), *self.ctx.grad(penalty, (features,)))
         squares = torch.stack([grad.square().sum() for grad in grads])
         task_norm, own_norm = self.ctx.all_reduce(squares).sqrt().unbind()

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from tether.engine.context import Context
 
 
 def check_choice(option: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -41,13 +35,3 @@ def mean_over_rows(values: Tensor, keep: Tensor | None = None, *, sum_dim: bool 
         return values.sum(1).mean() if sum_dim else values.mean()
     rows = values.sum(1) if sum_dim else values.mean(1)
     return torch.where(keep, rows, 0.0).sum() / keep.sum().clamp(min=1)
-
-
-def warn_if_frozen(ctx: Context) -> None:
-    """Say so when nothing below the head is trained: a penalty on features reaches no weight."""
-    if not any(ref.param.requires_grad for ref in ctx.weights() if not ref.is_head):
-        warnings.warn(
-            f"method {ctx.name!r} acts on features, but every weight below the head is frozen: it "
-            "changes nothing until some of them are trained",
-            stacklevel=2,
-        )

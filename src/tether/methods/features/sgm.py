@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tether.catalogue import register
 from tether.method import Method
-from tether.methods.features.rows import check_choice, feature_rows, warn_if_frozen
+from tether.methods.features.rows import check_choice, feature_rows
 from tether.schedule import ScheduleLike
 
 if TYPE_CHECKING:
@@ -102,7 +102,6 @@ class SGMPenalty(Method):
 
     def setup(self, ctx: Context) -> None:
         """Look whether anything below the head is trained."""
-        warn_if_frozen(ctx)
 
     def penalty(self, batch: Batch) -> Tensor:
         """Squared norm of the head's gradient."""

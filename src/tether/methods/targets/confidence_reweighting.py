@@ -61,6 +61,7 @@ def temperature_in_epoch(
     needs=("epochs",),
     cost="light",
     neutral={"start_epoch": math.inf},
+    example={"start_epoch": 2},
     batch_statistics=True,
     search_space={"temperature": ("log", 0.5, 4.0), "start_epoch": ("int", 1, 20)},
 )

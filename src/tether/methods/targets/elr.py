@@ -172,10 +172,11 @@ class EarlyLearningRegularization(Method):
 
         self.ctx.defer(write)
         mix = batch.extras.get("mix")
-        if mix is not None:
-            permutation, lam = mix
-            rows = lam * rows + (1.0 - lam) * rows[permutation]
-        return elr_penalty(batch.logits, rows, eps=self.eps)
+        if mix is None:
+            return elr_penalty(batch.logits, rows, eps=self.eps)
+        permutation, lam = mix
+        mixed = lam * rows + (1.0 - lam) * rows[permutation]
+        return elr_penalty(batch.logits, mixed, eps=self.eps)
 
     def noisy_label_mask(self) -> Tensor:
         """Samples whose running target names another class than their label, bool ``[n]``.

@@ -22,7 +22,14 @@ from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
     losses=("cross_entropy",),
     neutral={"reweighting_start_epoch": math.inf, "correction_start_epoch": math.inf},
     batch_statistics=True,
-    example={"radius": 2.0, "growth": 1.5, "head_radius": 5.0},
+    example={
+        "radius": 0.05,
+        "growth": 1.5,
+        "head_radius": 1.0,
+        "reweighting_start_epoch": 2,
+        "threshold": 0.3,
+        "correction_start_epoch": 2,
+    },
     search_space={
         "radius": ("log", 0.05, 11.0),
         "growth": ("log", 1.0, 5.0),

@@ -39,6 +39,7 @@ def correct_labels(labels: Tensor, probs: Tensor, *, threshold: float) -> Tensor
     cost="light",
     losses=("cross_entropy",),
     neutral={"start_epoch": math.inf},
+    example={"threshold": 0.3, "start_epoch": 2},
     search_space={"threshold": ("uniform", 0.7, 0.99), "start_epoch": ("int", 2, 20)},
 )
 class SelfLabelCorrection(Method):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tether.errors import TetherError
 from tether.method import Method
-from tether.methods.weights.bounds import Bound, Pack, known, project_norms_
+from tether.methods.weights.bounds import Bound, Pack, known, project_norms_, shared_variances
 from tether.methods.weights.many import distances, local_part, project_, rows_are_whole
 from tether.methods.weights.projections import check_norm, wide
 
@@ -117,7 +117,7 @@ class WeightConstraint(Method):
         for pack in self._packs:
             tensors = self.ctx.local([bound.param for bound in pack.bounds])
             if pack.joined is not None:
-                project_norms_(tensors, pack)
+                project_norms_(tensors, pack, self.ctx)
                 continue
             project_(
                 tensors,
@@ -170,7 +170,8 @@ class WeightConstraint(Method):
             total = self._total(bound.param)
             found = distances([param], [bound.center], norm=self.norm, total=total)[0]
         else:
-            scale = (bound.variance() + 1e-6).sqrt()
+            (variance,) = shared_variances([bound], self.ctx)
+            scale = (variance + 1e-6).sqrt()
             start = known(bound.center) / (bound.start_variance + 1e-6).sqrt()
             found = (param / scale - start).abs()
         both = torch.stack([found, found - _AT_BOUND * bound.radius]).view(2, -1)

@@ -15,7 +15,7 @@ from tether.methods.weights.constraint import WeightConstraint
     needs=("reference",),
     cost="light",
     neutral={"radius": math.inf},
-    example={"radius": 5.0, "head_radius": 10.0},
+    example={"radius": 0.05, "head_radius": 1.0},
     search_space={"radius": ("log", 0.5, 33.1), "head_radius": ("log", 1.65, 33.1)},
 )
 class DistanceConstraint(WeightConstraint):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     needs=("reference",),
     cost="light",
     neutral={"radius": math.inf},
-    example={"radius": 2.0, "growth": 1.5, "head_radius": 5.0},
+    example={"radius": 0.05, "growth": 1.5, "head_radius": 1.0},
     search_space={
         "radius": ("log", 0.05, 11.0),
         "growth": ("log", 1.0, 5.0),

@@ -1,0 +1,1 @@
+"""What the methods cost. ``python -m benchmarks.overhead``."""

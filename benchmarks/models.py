@@ -1,0 +1,101 @@
+"""Models, data and one training step to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tether
+
+BATCH_SIZE = 16
+NUM_CLASSES = 10
+IMAGE = 64
+
+#: Options under which every method acts from the first step on.
+ACTING: dict[str, dict[str, Any]] = {
+    "confidence_reweighting": {"start_epoch": 1},
+    "self_label_correction": {"start_epoch": 1},
+    "regsl": {
+        "radius": 2.0,
+        "growth": 1.5,
+        "head_radius": 5.0,
+        "reweighting_start_epoch": 1,
+        "correction_start_epoch": 1,
+    },
+}
+
+
+def make_resnet() -> nn.Module:
+    """timm's ``resnet18``, 11 million parameters, from random numbers."""
+    import timm
+
+    return timm.create_model("resnet18", num_classes=NUM_CLASSES)
+
+
+def make_vit() -> nn.Module:
+    """A vision transformer of 6 blocks of width 192, 2.8 million parameters, patches of 8."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=IMAGE, patch_size=8, embed_dim=192, depth=6, num_heads=3, num_classes=NUM_CLASSES
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"resnet18": make_resnet, "vit": make_vit}
+
+
+def make_method(name: str) -> tether.Method:
+    """A registered method under its defaults, or under options with which it acts."""
+    options = ACTING.get(name, tether.method_info(name).example)
+    return tether.create_method(name, **options)
+
+
+def make_data(batches: int = 10) -> TensorDataset:
+    """Random images; every class occurs."""
+    generator = torch.Generator().manual_seed(0)
+    count = batches * BATCH_SIZE
+    images = torch.randn(count, 3, IMAGE, IMAGE, generator=generator)
+    return TensorDataset(images, torch.arange(count) % NUM_CLASSES)
+
+
+class Trainer:
+    """A model in training, plain or with one method; ``step()`` makes one step.
+
+    Args:
+        make_model: makes the model; all trainers get the same weights.
+        data: samples to train on.
+        method: name of a registered method; ``""`` attaches none; None leaves tether out.
+    """
+
+    def __init__(
+        self, make_model: Callable[[], nn.Module], data: TensorDataset, method: str | None
+    ) -> None:
+        torch.manual_seed(0)
+        self.model = make_model().train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
+        loader = DataLoader(data, BATCH_SIZE)
+        self.reg: tether.Handle | None = None
+        self.loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+        if method is not None:
+            methods = [make_method(method)] if method else []
+            self.reg = tether.attach(
+                self.model, methods, self.optimizer, train_data=data, epochs=10_000
+            )
+            self.loss = self.reg.loss
+        self.batches = self._forever(loader)
+
+    def _forever(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        while True:
+            yield from loader if self.reg is None else self.reg.batches(loader)
+
+    def step(self) -> None:
+        """Fetch a batch, forward, loss, backward, update."""
+        x, y = next(self.batches)
+        loss = self.loss(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
