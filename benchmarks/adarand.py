@@ -2,35 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import tether
-from benchmarks.measure import available_memory, interleaved, peak_memory
+from benchmarks.measure import available_memory, interleaved, peak_memory, range_times
 from benchmarks.naive_adarand import NaiveAdaRand
-from tether.methods.features.class_membership import add_class_sums
-from tether.methods.features.class_prior import ClassPrior, prior_adam
-from tether.methods.features.random_regression import adarand_feature_loss
+from tether import AdaRand
 
 SIZES = ((196, 2048), (1000, 2048), (10_000, 768))
-BATCH = 64
+BATCH_SIZE = 64
 
 
-def inputs(num_classes: int, num_features: int) -> dict[str, Tensor]:
-    """Features like those behind a rectifier, labels, and a prior that is not yet at rest."""
+class FeaturesAndHead(nn.Module):
+    """Hardly a network: nearly all of its step is the head and the method."""
+
+    def __init__(self, num_classes: int, num_features: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(num_features))
+        self.head = nn.Linear(num_features, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(features + self.shift)
+
+
+class Steps:
+    """Training of a head on given features, with methods or without; ``step()`` makes one step."""
+
+    def __init__(self, methods: list[tether.Method], num_classes: int, num_features: int) -> None:
+        self.data = make_features(num_classes, num_features)
+        self.model = FeaturesAndHead(num_classes, num_features)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
+        self.reg = tether.attach(
+            self.model, methods, self.optimizer, train_data=self.data, total_steps=10_000
+        )
+        loader = DataLoader(self.data, BATCH_SIZE, shuffle=True)
+        self.batch = next(iter(self.reg.batches(loader)))
+
+    def step(self) -> None:
+        x, y = self.batch
+        self.reg.loss(self.model(x), y).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def make_features(num_classes: int, num_features: int) -> TensorDataset:
+    """Rows like those behind a rectifier, at least one a class and ten batches in all."""
     generator = torch.Generator().manual_seed(0)
+    count = max(num_classes, 10 * BATCH_SIZE)
+    features = torch.randn(count, num_features, generator=generator).relu_()
+    return TensorDataset(features, torch.arange(count) % num_classes)
 
-    def draw(rows: int) -> Tensor:
-        return torch.randn(rows, num_features, generator=generator)
 
-    return {
-        "features": draw(BATCH).relu(),
-        "labels": torch.randint(num_classes, (BATCH,), generator=generator),
-        "means": 0.4 + 0.1 * draw(num_classes),
-        "stds": 0.5 + 0.01 * draw(num_classes).abs(),
-        "noise": draw(BATCH),
-    }
+def ours(num_classes: int, num_features: int) -> float:
+    """Least milliseconds of AdaRand's own part of a step."""
+    total = {}
+    for name, methods in {"plain": [], "adarand": [AdaRand()]}.items():
+        ranges = range_times(Steps(methods, num_classes, num_features).step)
+        total[name] = sum(ranges.values())
+    return total["adarand"] - total["plain"]
+
+
+def naive(num_classes: int, num_features: int, rounds: int) -> float | None:
+    """Least milliseconds of the same by the formulas; None where it does not fit in memory."""
+    if NaiveAdaRand.bytes_needed(num_classes, num_features) > 0.8 * available_memory():
+        return None
+    features, labels = make_features(num_classes, num_features)[:BATCH_SIZE]
+    prior = NaiveAdaRand(
+        0.4 + 0.1 * torch.randn(num_classes, num_features),
+        torch.full((num_classes, num_features), 0.5),
+    )
+    noise = torch.randn_like(features)
+
+    def step() -> None:
+        prior.feature_loss(features, labels, noise)
+        prior.update(features, labels)
+
+    return min(interleaved({"naive": step}, rounds, warmup=1)["naive"])
+
+
+def memory(num_classes: int, num_features: int) -> float | None:
+    """Peak memory that AdaRand adds to training a head, in MiB."""
+    peaks = [
+        peak_memory(partial(_train, methods, num_classes, num_features))
+        for methods in ([], [AdaRand()])
+    ]
+    return None if None in peaks else peaks[1] - peaks[0]
+
+
+def _train(methods: list[tether.Method], num_classes: int, num_features: int) -> Steps:
+    steps = Steps(methods, num_classes, num_features)
+    for _ in range(3):
+        steps.step()
+    return steps
+
+
+def measure_sizes(rounds: int) -> list[dict[str, Any]]:
+    """A row for every size."""
+    rows = []
+    for num_classes, num_features in SIZES:
+        slow, fast = naive(num_classes, num_features, rounds), ours(num_classes, num_features)
+        rows.append(
+            {
+                "classes": num_classes,
+                "features": num_features,
+                "ours_ms": fast,
+                "naive_ms": slow,
+                "times_faster": None if slow is None else slow / fast,
+                "naive_needs_gib": NaiveAdaRand.bytes_needed(num_classes, num_features) / 2**30,
+                "memory_mib": memory(num_classes, num_features),
+                "prior_mib": 4 * num_classes * num_features / 2**20,
+            }
+        )
+    return rows

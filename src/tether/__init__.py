@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
+from tether import methods
 from tether.batch import Batch
 from tether.catalogue import MethodInfo, create_method, list_methods, method_info, register
 from tether.engine.attach import attach, prepare
 from tether.engine.handle import Handle
 from tether.errors import NonFiniteError, TetherError
 from tether.method import Method
-from tether.methods import (
-    L2SP,
-    AdaRand,
-    ConfidenceReweighting,
-    DistanceConstraint,
-    EarlyLearningRegularization,
-    FeatureNormPenalty,
-    LayerwiseConstraint,
-    RandReg,
-    RegSL,
-    SelfLabelCorrection,
-    SGMPenalty,
-)
+from tether.methods import *  # noqa: F403  (every method, by the list in tether.methods)
 from tether.schedule import Schedule
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "L2SP",
-    "AdaRand",
     "Batch",
-    "ConfidenceReweighting",
-    "DistanceConstraint",
-    "EarlyLearningRegularization",
-    "FeatureNormPenalty",
     "Handle",
-    "LayerwiseConstraint",
     "Method",
     "MethodInfo",
     "NonFiniteError",
-    "RandReg",
-    "RegSL",
-    "SGMPenalty",
     "Schedule",
-    "SelfLabelCorrection",
     "TetherError",
     "attach",
     "create_method",
@@ -50,4 +28,5 @@ __all__ = [
     "method_info",
     "prepare",
     "register",
+    *methods.__all__,
 ]

@@ -90,9 +90,7 @@ def count_items(kind: str, targets: Tensor) -> int:
 class Shares:
     """A batch sampler: batches in a new order in every epoch, each rank its share of each."""
 
-    def __init__(
-        self, rows: int, size: int, rank: int = 0, world: int = 1, epoch: int = 0
-    ) -> None:
+    def __init__(self, rows: int, size: int, rank: int = 0, world: int = 1, epoch: int = 0) -> None:
         self.rows, self.size, self.rank, self.world, self.epoch = rows, size, rank, world, epoch
 
     def __len__(self) -> int:

@@ -23,7 +23,9 @@ def _asked(request: pytest.FixtureRequest, check: str) -> list[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
     """Two ranks for all methods, forked before the first test trains anything."""
     jobs = {}
     for check in RANK_CHECKS:
@@ -34,7 +36,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session", autouse=True)
-def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def killed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """What killed runs left behind; a process apart starts and kills them."""
     folder = tmp_path_factory.mktemp("killed")
     context = multiprocessing.get_context("fork")

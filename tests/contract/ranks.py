@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # slow to import: once, before the ranks are forked
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from tether.catalogue import MethodInfo
 from tether.engine.reference import local
@@ -227,9 +230,6 @@ def _ddp(model: nn.Module) -> nn.Module:
 
 
 def _sharded(model: nn.Module) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     mesh = init_device_mesh("cpu", (WORLD,))
     for child in model.children():
         if any(True for _ in child.parameters()):
@@ -261,7 +261,9 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 RANK_CHECKS: dict[str, Callable[[MethodInfo, Connect], None]] = {"ranks": ranks, "shards": shards}
 
 
-def jobs_of(infos: Iterable[MethodInfo], checks: Iterable[str] = tuple(RANK_CHECKS)) -> dict[str, Job]:
+def jobs_of(
+    infos: Iterable[MethodInfo], checks: Iterable[str] = tuple(RANK_CHECKS)
+) -> dict[str, Job]:
     """The distributed checks of some methods, those excused left out."""
     names = list(checks)
     return {

@@ -341,5 +341,3 @@ def _must_raise_together(*methods: Method) -> None:
     except TetherError:
         return
     raise AssertionError(f"{' and '.join(map(repr, methods))} conflict and were not refused")
-
-

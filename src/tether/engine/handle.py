@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from tether.engine import checks, resume
 from tether.engine.auxiliary import Auxiliaries
-from tether.engine.context import Context
+from tether.engine.context import Context, mix_seed
 from tether.engine.hooks import OptimizerSeam, check_covered, unwrap_optimizer
 from tether.engine.layers import WeightRef, weight_refs
 from tether.engine.loader import BatchStream
@@ -125,7 +125,9 @@ class Handle:
                 method.__dict__.pop(stale, None)
             method.ctx = Context(self, name)
             method.__dict__["_attached"] = True
-            method.setup(method.ctx)
+            with torch.random.fork_rng(devices=[]):  # the user's random numbers stay as they are
+                torch.default_generator.manual_seed(mix_seed(self.seed, name, "setup"))
+                method.setup(method.ctx)
         self.reference.sealed = True
         self.sync.remember()
 
@@ -193,7 +195,7 @@ class Handle:
 
     @property
     def epoch(self) -> int:
-        """Present epoch, 0-based; after a resume, where to go on: ``range(reg.epoch, epochs)``."""
+        """Present epoch, 0-based; a resumed loop runs over ``range(reg.epoch, epochs)``."""
         return self.stream.epoch
 
     @property

@@ -47,6 +47,22 @@ def local(tensor: Tensor) -> Tensor:
     return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A copy with the shards of all ranks, which must all call this where it is sharded."""
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return full.detach().clone()
+
+
+def copy_whole_(tensor: Tensor, values: Tensor) -> None:
+    """Fill a tensor, or the shards of all ranks, from a whole one."""
+    if is_sharded(tensor):
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+        values = distribute_tensor(values.to(tensor.device), mesh, placements)
+    tensor.copy_(values)
+
+
 def sum_over_shards(values: Tensor, like: Tensor) -> Tensor:
     """Sum partial values over the ranks between which ``like`` is split."""
     if is_sharded(like):
@@ -91,8 +107,8 @@ class Reference(Mapping[str, Tensor]):
 
     Args:
         model: the inner model.
-        device: where to keep the copy; None: where each tensor is. A copy elsewhere is brought
-            to the parameter's device when it is read.
+        device: where to keep the copy; None: where each tensor is. A method brings a copy that
+            is elsewhere to the parameter's device when it uses it.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str | None = None) -> None:

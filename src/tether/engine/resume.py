@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tether.engine.reference import same_fingerprint
+from tether.engine.reference import copy_whole_, same_fingerprint, whole
 from tether.engine.state import (
     FORMAT,
     check_method_state,
@@ -41,7 +41,7 @@ def state_dict(handle: Handle) -> dict[str, Any]:
         heads = _head_names(handle)
         reference = {
             "fingerprint": handle.reference.fingerprint(heads),
-            "head": {name: handle.reference[name].detach().clone() for name in heads},
+            "head": {name: whole(handle.reference[name]) for name in heads},
         }
     return {
         "format": FORMAT,
@@ -81,7 +81,7 @@ def load_state_dict(handle: Handle, state: Mapping[str, Any]) -> None:
     if state["reference"] is not None:
         with torch.no_grad():
             for name, tensor in state["reference"]["head"].items():
-                handle.reference[name].copy_(tensor)
+                copy_whole_(handle.reference[name], tensor)
     if not state["statistics_pending"]:
         handle.statistics.cancel()
     if state["sync"]:

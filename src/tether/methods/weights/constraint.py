@@ -13,7 +13,7 @@ from tether.errors import TetherError
 from tether.method import Method
 from tether.methods.weights.bounds import Bound, Pack, known, project_norms_, shared_variances
 from tether.methods.weights.many import distances, local_part, project_, rows_are_whole
-from tether.methods.weights.projections import check_norm, wide
+from tether.methods.weights.projections import check_norm, wide_dtype
 
 if TYPE_CHECKING:
     from tether.engine.context import Context
@@ -79,12 +79,13 @@ class WeightConstraint(Method):
     def _ball(
         self, name: str, group: str, param: nn.Parameter, is_head: bool, radius: float
     ) -> Bound:
-        size = torch.as_tensor(radius, device=param.device, dtype=wide(param))
+        size = torch.as_tensor(radius, device=param.device, dtype=wide_dtype(param))
         if is_head:
             return Bound(name, group, param, None, size)
-        center = self._local(self.ctx.reference[name].to(param.device))
+        center = self._local(self.ctx.reference[name])
         if self.ratio:
-            size = size * distances([center], [None], norm=self.norm, total=self._total(param))[0]
+            here = center.to(param.device)
+            size = size * distances([here], [None], norm=self.norm, total=self._total(param))[0]
         return Bound(name, group, param, center, size)
 
     def _channels(
@@ -92,7 +93,7 @@ class WeightConstraint(Method):
     ) -> Bound:
         center = self._local(self.ctx.reference[norm.weight_name].to(param.device))
         variance = local_part(self.ctx.reference[norm.var_name].to(param.device), param)
-        size = torch.full_like(center, radius, dtype=wide(center))
+        size = torch.full_like(center, radius, dtype=wide_dtype(center))
         if self.ratio:
             size = size * (center / (variance + 1e-6).sqrt()).abs()
         return Bound(norm.weight_name, group, param, center, size, norm.module, variance)

@@ -131,7 +131,7 @@ class L2SP(Method):
                 continue
             start = diagonal = None
             if self.form != "l2":
-                start = ctx.local([ctx.reference[ref.name].to(ref.param.device)])[0].detach()
+                start = ctx.local([ctx.reference[ref.name]])[0].detach()
             if self.form == "group_lasso_sp" and not rows_are_whole(ref.param):
                 raise TetherError(
                     f"{ctx.name}: the rows of {ref.name!r} are split between ranks; "

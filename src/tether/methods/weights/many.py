@@ -14,7 +14,7 @@ from tether.methods.weights.projections import (
     project_mars,
     pull_back,
     row_sums,
-    wide,
+    wide_dtype,
 )
 
 #: Elements of the differences held at once: on the CPU what stays in the cache (three times as
@@ -57,14 +57,15 @@ def distances(
         total: sums a vector of partial values over the shards; None where nothing is split.
     """
     if norm == "mars":  # rows stay whole on a rank, so that nothing is summed
-        return [row_sums(t if c is None else t - c) for t, c in zip(tensors, centers, strict=True)]
+        moved = differences(list(tensors), list(centers))
+        return [row_sums(gap) for gap in moved]
     lengths: list[Tensor] = []
     for bucket in buckets(tensors):
         moved = differences([tensors[i] for i in bucket], [centers[i] for i in bucket])
         if moved[0].device.type == "cpu":
             lengths += [length(gap) for gap in moved]
         else:
-            lengths += torch._foreach_norm(moved, 2, wide(moved[0]))
+            lengths += torch._foreach_norm(moved, 2, wide_dtype(moved[0]))
     if total is not None:
         return list(total(torch.stack(lengths).square()).sqrt().unbind())
     return lengths
@@ -93,22 +94,29 @@ def project_(
         if pull.device.type == "cpu" and not pull.numpy().any():
             continue
         if norm == "mars" and method == "euclidean":
-            middle = torch.zeros_like(tensor) if center is None else center
+            middle = torch.zeros_like(tensor) if center is None else center.to(tensor.device)
             tensor.copy_(project_mars(tensor, middle, radius, method))
             continue
         share = (per_row(pull, tensor) if norm == "mars" else pull).to(tensor.dtype)
         if center is None:
             tensor.mul_(1.0 - share)
         else:
-            tensor.lerp_(center, share)
+            tensor.lerp_(center.to(tensor.device), share)
 
 
 def differences(tensors: list[Tensor], centers: list[Tensor | None]) -> list[Tensor]:
-    """``W - W0`` of many tensors; where the centre is None (zero), the tensor itself."""
+    """``W - W0`` of many tensors; where the centre is None (zero), the tensor itself.
+
+    A centre kept on another device (``reference_device``) is brought over for the moment.
+    """
     moved = list(tensors)
     known = [i for i, center in enumerate(centers) if center is not None]
     if known:
-        starts = [center for center in centers if center is not None]
+        starts = [
+            center.to(tensor.device)
+            for tensor, center in zip(tensors, centers, strict=True)
+            if center is not None
+        ]
         gaps = torch._foreach_sub([tensors[i] for i in known], starts)
         for i, gap in zip(known, gaps, strict=True):
             moved[i] = gap

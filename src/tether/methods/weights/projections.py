@@ -123,7 +123,7 @@ def _pulled(param: Tensor, center: Tensor, pull: Tensor) -> Tensor:
     return torch.lerp(param, center, pull.to(param.dtype))
 
 
-def wide(tensor: Tensor) -> torch.dtype:
+def wide_dtype(tensor: Tensor) -> torch.dtype:
     """The type in which sums over a tensor are made: float32 or wider."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
@@ -132,15 +132,15 @@ def length(tensor: Tensor) -> Tensor:
     """Frobenius norm in float32 or wider, good to rounding."""
     if tensor.device.type == "cpu" and tensor.ndim > 1:
         # One long float32 sum is off by up to 5e-4 on the CPU: sum rows first.
-        tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=wide(tensor))
-    size: Tensor = torch.linalg.vector_norm(tensor, dtype=wide(tensor))
+        tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=wide_dtype(tensor))
+    size: Tensor = torch.linalg.vector_norm(tensor, dtype=wide_dtype(tensor))
     return size
 
 
 def row_sums(tensor: Tensor) -> Tensor:
     """Absolute sum of every row ``[out]``, in float32 or wider."""
     rows = tensor.flatten(1)
-    sums: Tensor = torch.linalg.vector_norm(rows, ord=1, dim=1, dtype=wide(tensor))
+    sums: Tensor = torch.linalg.vector_norm(rows, ord=1, dim=1, dtype=wide_dtype(tensor))
     return sums
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tether.methods.weights.projections import per_row, wide
+from tether.methods.weights.projections import per_row, wide_dtype
 
 FORMS = ("l2_sp", "l2", "l1_sp", "group_lasso_sp")
 
@@ -20,7 +20,7 @@ def start_penalty(moved: Tensor, *, form: str = "l2_sp", fisher: Tensor | None =
         >>> start_penalty(torch.tensor([[3.0, 4.0]])).item()
         12.5
     """
-    moved = moved.to(wide(moved))
+    moved = moved.to(wide_dtype(moved))
     if form == "l1_sp":
         return moved.abs().sum()
     squares = moved.square() if fisher is None else fisher.to(moved) * moved.square()
@@ -41,7 +41,7 @@ def start_gradient(moved: Tensor, *, form: str = "l2_sp", fisher: Tensor | None 
     weighed = moved if fisher is None else fisher.to(moved) * moved
     if form != "group_lasso_sp":
         return weighed
-    size = _row_total((weighed * moved).to(wide(moved))).sqrt()
+    size = _row_total((weighed * moved).to(wide_dtype(moved))).sqrt()
     factor = _inputs(moved) ** 0.5 / size.clamp(min=torch.finfo(size.dtype).tiny)
     return weighed * per_row(factor, moved).to(moved.dtype)
 
@@ -61,7 +61,7 @@ def start_pull(
     if form == "l1_sp":
         size = moved.abs()
     elif form == "group_lasso_sp":
-        size = per_row(_row_total(moved.to(wide(moved)).square()).sqrt(), moved)
+        size = per_row(_row_total(moved.to(wide_dtype(moved)).square()).sqrt(), moved)
         step = step * _inputs(moved) ** 0.5
     elif fisher is not None:
         return (fisher.to(moved) * step).clamp(max=1.0)

@@ -53,12 +53,13 @@ def pull_(ctx: Context, pulled: list[Pulled], weight: float, form: str) -> None:
         step: float | Tensor = ctx.lr(p.param) * weight
         if mask is not None:
             step = mask.to(param.dtype) * step
-        moved = param if p.start is None else param - p.start
+        start = None if p.start is None else p.start.to(param.device)
+        moved = param if start is None else param - start
         share = start_pull(moved, step, form=form, fisher=p.fisher)
-        if p.start is None:
+        if start is None:
             param.mul_(1.0 - share)
         else:
-            param.lerp_(p.start, share)
+            param.lerp_(start, share)
 
 
 def totals(ctx: Context, pulled: list[Pulled], form: str) -> tuple[float, float]:

@@ -1,0 +1,47 @@
+"""The formulas behind the methods, as pure functions of tensors."""
+
+from __future__ import annotations
+
+from tether.methods.features.adarand_losses import adarand_feature_loss, adarand_prior_loss
+from tether.methods.features.class_moments import class_feature_statistics
+from tether.methods.features.feature_norm import feature_norm_penalty
+from tether.methods.features.random_regression import random_feature_regression
+from tether.methods.features.sgm import sgm_penalty
+from tether.methods.targets.confidence_reweighting import (
+    confidence_weighted_loss,
+    confidence_weights,
+)
+from tether.methods.targets.elr import elr_penalty, update_running_targets_
+from tether.methods.targets.self_label_correction import correct_labels
+from tether.methods.weights.fisher import diagonal_fisher
+from tether.methods.weights.projections import (
+    mars_norm,
+    project_ball,
+    project_batch_norm,
+    project_frobenius,
+    project_mars,
+)
+from tether.methods.weights.radii import radii_from_distances
+from tether.methods.weights.start_penalty import start_penalty
+
+__all__ = [
+    "adarand_feature_loss",
+    "adarand_prior_loss",
+    "class_feature_statistics",
+    "confidence_weighted_loss",
+    "confidence_weights",
+    "correct_labels",
+    "diagonal_fisher",
+    "elr_penalty",
+    "feature_norm_penalty",
+    "mars_norm",
+    "project_ball",
+    "project_batch_norm",
+    "project_frobenius",
+    "project_mars",
+    "radii_from_distances",
+    "random_feature_regression",
+    "sgm_penalty",
+    "start_penalty",
+    "update_running_targets_",
+]
