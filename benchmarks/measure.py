@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
 import random
 import statistics
@@ -75,10 +77,19 @@ def peak_memory(work: Callable[[], object]) -> float | None:
 
 
 def _in_child(work: Callable[[], object], sender: Connection) -> None:
+    _give_back_freed_memory()
     before = _status("VmRSS")
     kept = work()
     sender.send((_status("VmHWM") - before) / 1024)
     del kept
+
+
+def _give_back_freed_memory() -> None:
+    """Else the work would fill what the parent freed, and nothing would seem to grow."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status(key: str) -> int:

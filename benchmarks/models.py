@@ -30,7 +30,7 @@ ACTING: dict[str, dict[str, Any]] = {
 
 
 def make_resnet() -> nn.Module:
-    """timm's ``resnet18``, 11 million parameters, from random numbers."""
+    """The ``resnet18`` of timm, 11 million parameters, from random numbers."""
     import timm
 
     return timm.create_model("resnet18", num_classes=NUM_CLASSES)

@@ -21,7 +21,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LINTED = ("src", "tests", "tools", "docs", "benchmarks", "examples")
-RANKS = "tests/engine/test_distributed.py"
 PARALLEL = ("-n", "2", "--dist", "worksteal")
 
 
@@ -33,12 +32,10 @@ class Group:
     options: tuple[str, ...] = ()
 
 
-# Forked ranks cannot follow a backward that ran in other threads, so their file has a process to
-# itself. Neither it nor the contract, which has a pair of ranks of its own, shares the cores with a
-# second worker. The documentation is built, and the walk of CONTRIBUTING.md made, once a file.
+# The contract has a pair of ranks of its own, so it does not share the cores with a second worker.
+# The documentation is built, and the walk of CONTRIBUTING.md made, once a file.
 GROUPS = {
-    "engine": Group(("tests/engine",), (*PARALLEL, f"--ignore={RANKS}")),
-    "ranks": Group((RANKS,)),
+    "engine": Group(("tests/engine",), PARALLEL),
     "methods": Group(("tests/methods",), PARALLEL),
     "contract": Group(("tests/contract",)),
     "report": Group(("tests/report",)),
