@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import tether
 from tether.catalogue import MethodInfo
 from tether.engine.order import arrange
+from tether.errors import TetherError
 from tether.losses import IGNORE, KINDS
 from tether.method import Method
 
@@ -158,9 +161,9 @@ def refused_kinds(info: MethodInfo) -> list[str]:
     ]
 
 
-def names_of(method: Method) -> set[str]:
-    """What an error may call it: its name, or that of a part of a bundle."""
-    return {method.info.name, *(part.info.name for part in method.expand())}
+def names_of(method: Method) -> str:
+    """A pattern of what an error may call it: its name, or that of a part of a bundle."""
+    return "|".join({method.info.name, *(part.info.name for part in method.expand())})
 
 
 def cases(info: MethodInfo) -> list[Case]:
@@ -334,6 +337,31 @@ def compare(found: Any, wanted: Any, tolerance: float = 0.0, path: str = "") -> 
         assert abs(found - wanted) <= tolerance * (1.0 + abs(wanted)), f"{path}: {found} {wanted}"
     else:
         assert found == wanted, f"{path}: {found!r} is not {wanted!r}"
+
+
+def compare_course(
+    found: dict[str, Tensor], wanted: dict[str, Tensor], start: dict[str, Tensor], share: float
+) -> None:
+    """Two runs end within a share of the way that one of them went."""
+
+    def flat(weights: dict[str, Tensor]) -> Tensor:
+        return torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+    apart = (flat(found) - flat(wanted)).norm() / (flat(wanted) - flat(start)).norm()
+    assert apart < share, f"{float(apart):.4f} of the way apart, not within {share}"
+
+
+@contextmanager
+def refused(what: str, *words: str) -> Iterator[None]:
+    """The block must raise a ``TetherError`` in which every word (a pattern) occurs."""
+    try:
+        yield
+    except TetherError as error:
+        text = str(error)
+    else:
+        raise AssertionError(f"{what}: was not refused")
+    missing = [word for word in words if not re.search(word, text)]
+    assert not missing, f"{what}: the error has no word of {' and '.join(missing)}: {text}"
 
 
 def check_finite(run: Run, what: str) -> None:

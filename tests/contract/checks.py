@@ -64,13 +64,18 @@ def run_check(info: MethodInfo, check: str, pair: Pair) -> None:
         pair.check(f"{info.name}.{check}")
 
 
-def run(name: str) -> dict[str, str]:
-    """Every check on one registered method; check -> "passed" or why it does not apply.
+def run(method: str | MethodInfo) -> dict[str, str]:
+    """Every check on one method; check -> "passed" or why it does not apply.
+
+    Call it before this process trains anything where a GPU is present: it forks two ranks.
+
+    Args:
+        method: its registered name, or its record.
 
     Raises:
         AssertionError: some failed; the text has all of them.
     """
-    info = method_info(name)
+    info = method if isinstance(method, MethodInfo) else method_info(method)
     outcomes, failures = {}, []
     with tempfile.TemporaryDirectory() as folder:
         pair = Pair(jobs_of([info]), Path(folder))
@@ -85,5 +90,6 @@ def run(name: str) -> dict[str, str]:
                     failures.append(f"{check}: {traceback.format_exc()}")
         finally:
             pair.close()
-    assert not failures, f"{name} fails {len(failures)} checks\n" + "\n".join(failures)
+    said = f"{info.name} fails {len(failures)} of {len(ALL_CHECKS)} checks\n"
+    assert not failures, said + "\n".join(failures)
     return outcomes

@@ -12,14 +12,10 @@ from .ranks import RANK_CHECKS, Pair, jobs_of
 from .toys import info_of
 
 
-def _asked(request: pytest.FixtureRequest, check: str) -> list[str]:
-    """Names of the methods for which a check was selected."""
-    found = [
-        item.callspec.params["name"]
-        for item in request.session.items
-        if hasattr(item, "callspec") and item.callspec.params.get("check") == check
-    ]
-    return list(dict.fromkeys(found))
+def _asked(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
+    """The selected tests, as (method, check)."""
+    found = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    return [(p["name"], p["check"]) for p in found if {"name", "check"} <= set(p)]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,8 +24,9 @@ def pair(
 ) -> Iterator[Pair]:
     """Two ranks for all methods, forked before the first test trains anything."""
     jobs = {}
-    for check in RANK_CHECKS:
-        jobs |= jobs_of([info_of(name) for name in _asked(request, check)], [check])
+    for name, check in _asked(request):
+        if check in RANK_CHECKS:
+            jobs |= jobs_of([info_of(name)], [check])
     pair = Pair(jobs, tmp_path_factory.mktemp("ranks"))
     yield pair
     pair.close()
@@ -42,7 +39,8 @@ def killed(
     """What killed runs left behind; a process apart starts and kills them."""
     folder = tmp_path_factory.mktemp("killed")
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=kill_all, args=(_asked(request, "kill"), folder), daemon=True)
+    names = [name for name, check in _asked(request) if check == "kill"]
+    process = context.Process(target=kill_all, args=(names, folder), daemon=True)
     process.start()
     yield folder
     process.kill()

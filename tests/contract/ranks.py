@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import multiprocessing
@@ -97,10 +98,10 @@ def _serve(rank: int, jobs: Mapping[str, Job], folder: Path) -> None:
     os.dup2(log, 2)
     for name, job in jobs.items():
         _meet(rank, name, folder)
-        groups = itertools.count()  # a file store must not be used twice
+        connect = functools.partial(_connected, rank, folder / name, itertools.count())
         text = ""
         try:
-            job(lambda: _connected(rank, folder / f"{name}.group{next(groups)}"))
+            job(connect)
         except NotApplicable as reason:
             text = f"skip:{reason}"
         except BaseException:
@@ -123,14 +124,15 @@ def _meet(rank: int, name: str, folder: Path) -> None:
 
 
 @contextmanager
-def _connected(rank: int, folder: Path) -> Iterator[Path]:
+def _connected(rank: int, folder: Path, groups: Iterator[int]) -> Iterator[Path]:
     """A process group; yields a folder of its own that both ranks see."""
-    folder.mkdir(exist_ok=True)
+    own = folder / str(next(groups))  # a file store must not be used twice
+    own.mkdir(parents=True, exist_ok=True)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD,
+        "gloo", init_method=f"file://{own}/store", rank=rank, world_size=WORLD,
         timeout=timedelta(seconds=PATIENCE),
     )  # fmt: skip
-    yield folder
+    yield own
     dist.barrier()
     dist.destroy_process_group()
 

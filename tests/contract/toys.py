@@ -18,15 +18,18 @@ from tether.engine.context import Context
 from tether.method import Method
 
 GOOD: dict[str, MethodInfo] = {}
-BROKEN: dict[tuple[str, str], MethodInfo] = {}
+#: Name -> the record, the check that must fail, and a pattern of what it must say.
+BROKEN: dict[str, tuple[MethodInfo, str, str]] = {}
 
 
-def _enter(breaks: str = "", kind: str = "weights", **record: Any) -> Callable[..., Any]:
+def _enter(
+    breaks: str = "", says: str = "", kind: str = "weights", **record: Any
+) -> Callable[[type[Method]], type[Method]]:
     def enter(cls: type[Method]) -> type[Method]:
         name = cls.__name__.lower()
         cls.info = MethodInfo(name=name, cls=cls, kind=kind, **record)
         if breaks:
-            BROKEN[name, breaks] = cls.info
+            BROKEN[name] = (cls.info, breaks, says)
         else:
             GOOD[name] = cls.info
         return cls
@@ -54,7 +57,11 @@ class Blend(Method):
         return batch
 
 
-@_enter(kind="targets", needs=("inputs", "reference"), neutral={"weight": 0.0})
+@_enter(
+    kind="targets",
+    needs=("inputs", "reference", "valid_data", "source_head", "horizon"),
+    neutral={"weight": 0.0},
+)
 class Distil(Method):
     """Near the outputs of the pretrained model."""
 
@@ -130,18 +137,18 @@ class Toy(Method):
         return batch.masked_mean(batch.logits.square().flatten(1).mean(1))
 
 
-@_enter("record")
+@_enter("record", "lacks Args:, References:, Example:")
 class Mumbling(Toy):
     """No sections"""
 
 
-@_enter("acts")
+@_enter("acts", "nothing differs")
 class Inert(Toy):
     def penalty(self, batch: Batch) -> Tensor:
         return batch.logits.sum() * 0.0
 
 
-@_enter("neutral", neutral={"weight": 0.0})
+@_enter("neutral", "not equal", neutral={"weight": 0.0})
 class Noisy(Toy):
     """Draws from the user's random numbers."""
 
@@ -149,13 +156,13 @@ class Noisy(Toy):
         return (batch.logits * torch.rand(())).square().mean()
 
 
-@_enter("trace")
+@_enter("trace", "detached.*_forward_hooks")
 class Leaking(Toy):
     def setup(self, ctx: Context) -> None:
         ctx.head_module.register_forward_hook(lambda *_: None)
 
 
-@_enter("eval_mode")
+@_enter("eval_mode", "watching.calls")
 class Watching(Toy):
     """Counts forwards, those of evaluation too."""
 
@@ -164,7 +171,7 @@ class Watching(Toy):
         ctx.head_module.register_forward_hook(lambda *_: self.calls.add_(1) and None)
 
 
-@_enter("graphs")
+@_enter("graphs", "6 graphs in train mode")
 class Guarded(Toy):
     """A number that changes in every step is read inside the model."""
 
@@ -172,7 +179,7 @@ class Guarded(Toy):
         ctx.head_module.register_forward_hook(lambda _, x, y: y * (1.0 + ctx.progress))
 
 
-@_enter("losses")
+@_enter("losses", "non-negative")
 class Narrow(Toy):
     """Only class indices, which its record does not say."""
 
@@ -180,7 +187,7 @@ class Narrow(Toy):
         return F.one_hot(batch.targets, 4).mul(batch.logits).mean()
 
 
-@_enter("edges")
+@_enter("edges", "spread")
 class Spread(Toy):
     """The deviation over a batch of one row is not a number."""
 
@@ -188,7 +195,7 @@ class Spread(Toy):
         return batch.logits.std(0).mean()
 
 
-@_enter("resume")
+@_enter("resume", "after step")
 class Forgetful(Toy):
     """Keeps a running mean that it does not declare."""
 
@@ -200,7 +207,7 @@ class Forgetful(Toy):
         return (batch.logits - self.mean).square().mean()
 
 
-@_enter("accumulation")
+@_enter("accumulation", "24 rows")
 class Summing(Toy):
     def penalty(self, batch: Batch) -> Tensor:
         return batch.logits.square().sum()
@@ -213,7 +220,7 @@ class Edit(Toy):
         self.refs = ctx.weights()
 
 
-@_enter("scaler")
+@_enter("scaler", "float32, fused=True")
 class Unscaled(Edit):
     """Forgets that fused optimisers hold scaled gradients."""
 
@@ -222,7 +229,7 @@ class Unscaled(Edit):
             ref.param.grad.add_(ref.param, alpha=self.weight)
 
 
-@_enter("skipped_step")
+@_enter("skipped_step", "fused=True")
 class Unmasked(Edit):
     """Shrinks weights although the update was skipped."""
 
@@ -231,13 +238,13 @@ class Unmasked(Edit):
             ref.param.mul_(1.0 - 0.01 * self.weight)
 
 
-@_enter("bf16")
+@_enter("bf16", "low is torch.bfloat16")
 class Low(Toy):
     def penalty(self, batch: Batch) -> Tensor:
         return super().penalty(batch).bfloat16()
 
 
-@_enter("ranks")
+@_enter("ranks", "cross_entropy.*not close")
 class Alone(Toy):
     """Moves weights by what only this rank saw."""
 
@@ -253,7 +260,7 @@ class Alone(Toy):
         self.refs[0].param.add_(0.01 * self.seen)
 
 
-@_enter("ranks")
+@_enter("ranks", "rank 0: (?s:.)*rank 1: (?s:.)*fell")
 class Falling(Toy):
     """One rank fails and leaves the other in the middle of a step."""
 
@@ -263,7 +270,7 @@ class Falling(Toy):
         return super().penalty(batch)
 
 
-@_enter("shards")
+@_enter("shards", "not close")
 class Whole(Edit):
     """Takes shards for whole tensors."""
 
@@ -273,7 +280,7 @@ class Whole(Edit):
             mine.mul_(1.0 / mine.norm().clamp(min=1.0))
 
 
-@_enter("refusals", needs=("class_labels",))
+@_enter("refusals", "without a head", needs=("class_labels",))
 class Hasty(Toy):
     """Changes the model before it asks for what may be missing."""
 
@@ -282,7 +289,7 @@ class Hasty(Toy):
         self.classes = ctx.num_classes
 
 
-@_enter("finish")
+@_enter("finish", "still a Identity")
 class Staying(Toy):
     """Leaves what it put into the model."""
 
@@ -292,5 +299,6 @@ class Staying(Toy):
 
 def info_of(name: str) -> MethodInfo:
     """The record of a toy, or of a registered method."""
-    toys = {**GOOD, **{toy: info for (toy, _), info in BROKEN.items()}}
-    return toys[name] if name in toys else method_info(name)
+    if name in BROKEN:
+        return BROKEN[name][0]
+    return GOOD[name] if name in GOOD else method_info(name)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from tether.demo.experiments import EXPERIMENTS
 from tether.demo.machine import available_cores, describe_machine
-from tether.demo.page import TITLES, make_page
+from tether.demo.page import make_page
 from tether.demo.pool import run_all
 from tether.demo.progress import Progress
 from tether.demo.summary import Results, text_table
@@ -110,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         print(json.dumps(document, indent=2, allow_nan=False))
         return 0
-    for name, result in results.items():
-        print(text_table(result, TITLES[name]), end="\n\n")
+    for result in results.values():
+        print(text_table(result), end="\n\n")
     print("* the best epoch on the test set itself, which nobody can choose in practice")
     print(f"{seconds:.0f} seconds; page: {path}")
     return 0

@@ -31,6 +31,7 @@ class Experiment:
 
     Attributes:
         name: short name, a key of ``EXPERIMENTS``.
+        title: its name on paper.
         task: makes the task of a seed.
         optimizer: makes the optimiser.
         recipe: the optimiser in words.
@@ -39,6 +40,7 @@ class Experiment:
     """
 
     name: str
+    title: str
     task: Callable[[int], Task]
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     recipe: str
@@ -48,6 +50,7 @@ class Experiment:
 
 NOISY = Experiment(
     name="noisy_labels",
+    title="Wrong labels",
     task=noisy_task,
     optimizer=lambda parameters: torch.optim.Adam(parameters, lr=2e-3, amsgrad=True),
     recipe="Adam with AMSGrad, learning rate 2e-3, batches of 32",
@@ -63,6 +66,7 @@ NOISY = Experiment(
 
 FEW_SHOT = Experiment(
     name="few_labels",
+    title="Few labels",
     task=few_shot_task,
     optimizer=lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, nesterov=True),
     recipe="SGD, learning rate 0.05, Nesterov momentum 0.9, batches of 32",

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import tether
 from tether import EarlyLearningRegularization, SelfLabelCorrection
 from tether.demo.experiments import Experiment
-from tether.demo.watch import Floats, Watch
+from tether.demo.watch import Floats, Integers, Watch
 from tether.measure import correction_report
 from tether.noise import NoisyLabels
 
@@ -32,6 +32,7 @@ class Run:
         curves: quantity -> one value an epoch, the first before training.
         distances: layer -> distance travelled from the pretrained weights; the head from zero.
         features: ``"start"`` and ``"end"`` -> features of the training samples ``[N, 64]``.
+        labels: ``"true"`` and ``"given"`` labels of the training samples ``[N]``.
         corrections: precision and recall of the labels that the method puts in place of the
             given ones; None where it suggests none.
     """
@@ -43,6 +44,7 @@ class Run:
     curves: dict[str, list[float]]
     distances: dict[str, float]
     features: dict[str, Floats]
+    labels: dict[str, Integers]
     corrections: dict[str, float] | None
 
 
@@ -86,6 +88,7 @@ def fine_tune(experiment: Experiment, method: str, seed: int, epochs: int | None
         curves=watch.curves,
         distances=watch.distances(),
         features=watch.features(),
+        labels={"true": task.noisy.true.numpy(), "given": task.noisy.labels.numpy()},
         corrections=None if labels is None else _score(task.noisy, labels),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tether import Method
 from tether.demo.experiments import PLAIN, Experiment
 from tether.demo.run import Run
 
@@ -72,9 +73,22 @@ class Results:
         """A curve of every seed."""
         return [run.curves[quantity] for run in self.runs[method]]
 
+    @property
+    def wrong_share(self) -> float:
+        """Share of the training labels that are wrong, over all seeds."""
+        labels = [run.labels for run in self.runs[PLAIN]]
+        return float(np.mean([label["given"] != label["true"] for label in labels]))
+
+    @property
+    def title(self) -> str:
+        """What the network was trained on."""
+        samples = len(self.runs[PLAIN][0].labels["true"])
+        wrong = f"{self.wrong_share:.0%} of them wrong" if self.wrong_share else "all of them right"
+        return f"{self.experiment.title}: {samples} training labels, {wrong}"
+
     def options(self, method: str) -> str:
-        """The method as it would be written in code; nothing for the plain baseline."""
-        return ", ".join(map(repr, self.experiment.methods[method]()))
+        """The method as code, with every number spelt out; nothing for the plain baseline."""
+        return ", ".join(map(_spelt, self.experiment.methods[method]()))
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, without the curves."""
@@ -112,7 +126,7 @@ COLUMNS = (
 )
 
 
-def text_table(results: Results, title: str) -> str:
+def text_table(results: Results) -> str:
     """The means over the seeds, with the spread where there are several."""
     columns = [
         c for c in COLUMNS if not all(math.isnan(results.mean(m, c[1])) for m in results.runs)
@@ -125,7 +139,7 @@ def text_table(results: Results, title: str) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in rows
     ]
-    return "\n".join([title, *lines])
+    return "\n".join([results.title, *lines])
 
 
 def _cell(results: Results, method: str, quantity: str, shape: str) -> str:
@@ -136,6 +150,18 @@ def _cell(results: Results, method: str, quantity: str, shape: str) -> str:
     if math.isnan(spread) or quantity == "seconds":
         return text
     return f"{text} ± {shape.format(spread).rstrip('%')}"
+
+
+def _spelt(method: Method) -> str:
+    """Like its repr, with the numbers that stand at their defaults."""
+    defaults = {name: option.default for name, option in method.info.options.items()}
+    shown = [
+        f"{name}={value!r}"
+        for name, value in method.options().items()
+        if (isinstance(value, (int, float)) and not isinstance(value, bool))
+        or value != defaults[name]
+    ]
+    return f"{type(method).__name__}({', '.join(shown)})"
 
 
 def _number(value: float) -> float | None:

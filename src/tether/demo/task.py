@@ -52,11 +52,13 @@ class Task:
     test: TensorDataset
 
 
+@lru_cache(maxsize=2)  # the methods of a seed follow each other
 def noisy_task(seed: int, *, size: int = 400, rate: float = 0.4) -> Task:
     """Many labels are wrong: a share ``rate`` is drawn anew, a tenth of which by chance right."""
     return _target_task(seed, size, rate)
 
 
+@lru_cache(maxsize=2)
 def few_shot_task(seed: int, *, per_class: int = 10) -> Task:
     """All labels are right, and there are ``per_class`` of each class."""
     return _target_task(seed, per_class * NUM_CLASSES, rate=0.0, balanced=True)

@@ -17,6 +17,7 @@ from tether.measure import (
 )
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 ENTROPY_SAMPLES = 200  # the estimate compares all pairs
 
