@@ -27,6 +27,7 @@ from tether.engine.state import RankSync, load_tree, rank_path, save_tree
 from tether.engine.statistics import StatisticsPass
 from tether.engine.step import StepMaker
 from tether.engine.taps import Taps, as_logits, find_head
+from tether.engine.window import Window
 from tether.errors import TetherError
 from tether.losses import LossLike, TaskLoss
 from tether.method import Method
@@ -76,8 +77,6 @@ class Handle:
         self._attached = False
         self._bound = False
         self._warned_eval = False
-        self._backward_seen = False
-        self._windows_without_step = 0
         try:
             self._head = find_head(self.inner, head, num_classes)
         except TetherError as error:
@@ -91,6 +90,8 @@ class Handle:
         acting = {m: self._acting(m) for m in ("edit_gradients", "after_step")}
         self._editors, self._steppers = acting["edit_gradients"], acting["after_step"]
         self.seam = OptimizerSeam(self._edit, self._after, edits=bool(self._editors))
+        acts = bool(self._editors or self._steppers)
+        self.window = Window(self.seam, self.auxiliaries, acts)
         if nan_check not in (None, "step", "log"):
             raise TetherError(f"nan_check {nan_check!r}: 'step' or 'log'")
         by_default = "step" if self.device.type == "cpu" else "log"
@@ -281,34 +282,11 @@ class Handle:
         if (self._editors or self._steppers or self.auxiliaries.items) and not self._bound:
             raise TetherError("no optimiser is bound: give attach(..., optimizer) or reg.bind(...)")
         self.statistics.run()
-        self._note_window()
+        self.window.begin_loss(self.methods.values())
         with span("tether::loss"):
             total = self.maker.make(logits, targets, index, num_items, extras)
-        if total.requires_grad:
-            total.register_hook(self._note_backward)  # type: ignore[no-untyped-call]
+        self.window.watch(total)
         return total
-
-    def _note_backward(self, gradient: Tensor) -> None:
-        self._backward_seen = True
-
-    def _note_window(self) -> None:
-        """Notice an accumulation window that ended without an update (a skipped step)."""
-        if not self._backward_seen or any(p.grad is not None for p in self.seam.parameters()):
-            return
-        self._backward_seen = False
-        if not self._bound:
-            return
-        with torch.no_grad():
-            for method in self.methods.values():
-                for name in method.pooled:
-                    getattr(method, name).zero_()
-        self.auxiliaries.forget_gradients()
-        self._windows_without_step += 1
-        if self._windows_without_step >= 64 and (self._editors or self._steppers):
-            raise TetherError(
-                "64 backward passes went by and the bound optimiser made no step, so the methods "
-                "do not act: bind the optimiser that is stepped (hooks do not survive a deep copy)"
-            )
 
     def _inert(self) -> bool:
         """In evaluation mode nothing acts; said once, since a forgotten train() looks the same."""
@@ -344,8 +322,7 @@ class Handle:
             self.auxiliaries.step(self.seam.found_inf)
         self.taps.clear()
         self.step += 1
-        self._backward_seen = False
-        self._windows_without_step = 0
+        self.window.updated()
 
     # -- numbers ---------------------------------------------------------------------------------
 

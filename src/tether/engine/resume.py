@@ -49,7 +49,7 @@ def state_dict(handle: Handle) -> dict[str, Any]:
         "world_size": world_size(),
         "step": handle.step,
         "micro_step": handle.micro_step,
-        "backward_seen": handle._backward_seen,
+        "backward_seen": handle.window.backward_seen,
         "statistics_pending": handle.statistics.pending,
         "reference": reference,
         "methods": {name: method_state(method) for name, method in handle.methods.items()},
@@ -77,7 +77,7 @@ def load_state_dict(handle: Handle, state: Mapping[str, Any]) -> None:
     handle.stream.load_state_dict(state["stream"])
     handle.step = int(state["step"])
     handle.micro_step = int(state["micro_step"])
-    handle._backward_seen = bool(state["backward_seen"])
+    handle.window.backward_seen = bool(state["backward_seen"])
     if state["reference"] is not None:
         with torch.no_grad():
             for name, tensor in state["reference"]["head"].items():
