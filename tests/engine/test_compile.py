@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from tests.engine.toys import Noise, Pull, Shrink, Table, mlp, samples
-from tether import TetherError, attach
+from tether import AdaRand, TetherError, attach
 
 
 @pytest.mark.parametrize("order", ["before", "after", "in place"])
@@ -116,3 +116,27 @@ def test_a_deep_copy_of_the_model_does_not_disturb_the_tap():
     loss = reg.loss(logits, y)
     assert reg.parts["shrink"] < 1
     loss.backward()
+
+
+@pytest.mark.slow
+def test_inductor_gives_what_eager_gives():
+    import shutil
+
+    if shutil.which("g++") is None:
+        pytest.skip("Inductor needs a C++ compiler, and there is none")
+    torch._dynamo.reset()
+    data = samples(32)
+    results = []
+    for compiled in (False, True):
+        model = mlp()
+        run = torch.compile(model) if compiled else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        method = AdaRand(weight="linear(1, 0)")
+        reg = attach(run, method, optimizer, train_data=data, epochs=2)
+        for _ in range(2):
+            for x, y in reg.batches(DataLoader(data, batch_size=8)):
+                reg.loss(run(x), y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
