@@ -35,7 +35,8 @@ class Method:
 
     Rules: a moment never changes its ``Batch`` in place; it writes its own state through
     ``self.ctx.defer(...)`` while the loss is being made, so that a step refused for a non-finite
-    number leaves no trace; it never waits for the device.
+    number leaves no trace (``pooled`` state through ``self.ctx.defer_to_backward(...)``); it never
+    waits for the device.
     """
 
     info: ClassVar[MethodInfo]
@@ -146,7 +147,8 @@ class Method:
         schedules: dict[str, Schedule] | None = self.__dict__.get("_schedules")
         if schedules is None:
             schedules = self.__dict__["_schedules"] = self.schedules()
-        return schedules[option](self.ctx.progress)
+        schedule = schedules[option]
+        return schedule(self.ctx.progress if schedule.needs_horizon else 0.0)
 
     def options(self) -> dict[str, Any]:
         """The options as they were given, defaults included."""

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from tests.engine.toys import Noise, Pull, Shrink, Table, mlp, samples
+from tests.engine.toys import Noise, Pull, Shrink, Sums, Table, mlp, samples
 from tether import AdaRand, TetherError, attach
 
 
@@ -102,6 +102,34 @@ def test_reentrant_checkpointing_of_the_head_is_refused():
     reg = attach(model, Shrink(), torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(TetherError, match="use_reentrant=False"):
         reg.loss(model(x.requires_grad_()), y)
+
+
+def test_a_head_compiled_by_itself():
+    torch._dynamo.reset()
+    model = mlp()
+    model[5].compile(backend="eager")
+    data = samples(8)
+    sums = Sums()
+    reg = attach(
+        model, [sums, Shrink()], torch.optim.SGD(model.parameters(), lr=0.1), train_data=data
+    )
+    reg.loss(model(data.tensors[0]), data.tensors[1]).backward()
+    assert sums.total.any()
+
+
+def test_a_model_is_saved_and_copied_while_attached(tmp_path):
+    import copy
+    import pickle
+
+    model = mlp()
+    reg = attach(model, Shrink(), torch.optim.SGD(model.parameters(), lr=0.1))
+    copied, loaded = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    x = samples(8).tensors[0]
+    for other in (copied, loaded):
+        assert torch.equal(other(x), model(x))
+    reg.detach()
+    assert not model[5]._forward_pre_hooks
+    pickle.dumps(copied)
 
 
 def test_a_deep_copy_of_the_model_does_not_disturb_the_tap():

@@ -174,11 +174,19 @@ def test_a_module_like_main():
     assert critic.net.weight.grad is None
 
 
+def test_a_module_like_main_of_any_optimiser():
+    model = mlp()
+    reg = attach(model, Critic(), torch.optim.AdamW(model.parameters(), lr=0.01))
+    assert type(reg.auxiliaries.items["critic.net"].optimizer) is torch.optim.AdamW
+
+
 def test_a_module_may_join_the_main_optimiser_unless_a_scheduler_exists():
     model = mlp()
     optimizer = sgd(model)
-    attach(model, Critic("main"), optimizer)
+    reg = attach(model, Critic("main"), optimizer)
     assert len(optimizer.param_groups) == 2
+    reg.detach()
+    assert len(optimizer.param_groups) == 1
     model = mlp()
     optimizer = sgd(model)
     torch.optim.lr_scheduler.StepLR(optimizer, 1)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from tests.engine.toys import Shrink, mlp, samples
-from tether import TetherError, attach
+from tether import L2SP, TetherError, attach
 from tether.engine.layers import weight_refs
 from tether.engine.reference import canonical, unwrap
-from tether.engine.taps import find_head
+from tether.engine.taps import find_head, pool_features
 
 
 def groups(model, head):
@@ -113,6 +113,13 @@ def test_plain_modules():
             self.fc1, self.fc2, self.out = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
 
     assert list(groups(Named(), "out")) == ["fc1", "fc2", "head"]
+
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.body = nn.Linear(5, 2), nn.Linear(4, 5)
+
+    assert find_head(HeadFirst(), None, None)[0] == "head"
     nested = nn.Sequential(mlp()[:4], nn.Linear(8, 2))
     assert list(groups(nested, "1")) == ["0.0", "0.3", "head"]
 
@@ -164,6 +171,35 @@ def test_a_convolutional_head_is_pooled_over_positions():
     reg.loss(model(x), torch.tensor([0, 3])).backward()
     expected = model.body(x).relu().mean((2, 3)).sum(0)
     torch.testing.assert_close(reg.methods["shrink"].seen, expected)
+
+
+def test_distilled_models_have_two_heads():
+    model = timm_model("deit_tiny_distilled_patch16_224", img_size=32)
+    name, _ = find_head(model, None, 7)
+    assert name == "head"
+    heads = {r.name.split(".")[0] for r in weight_refs(model, name) if r.is_head}
+    assert heads == {"head", "head_dist"}
+
+
+def test_a_wrong_head_is_noticed_for_weights_too():
+    model = mlp()
+    x, y = samples(8).tensors
+    reg = attach(model, L2SP(), torch.optim.SGD(model.parameters(), lr=0.1), head="3")
+    with pytest.raises(TetherError, match="'3' has 8 outputs, the logits have 3"):
+        reg.loss(model(x), y)
+
+
+def test_features_of_maps_and_tokens():
+    maps = torch.randn(2, 3, 4, 5)
+    assert torch.equal(pool_features(maps, None, None, last=False), maps.mean((2, 3)))
+    assert torch.equal(pool_features(maps, None, None), maps.mean((1, 2)))
+    tokens = torch.randn(2, 3, 4)
+    with pytest.raises(TetherError, match="one row a token"):
+        pool_features(tokens, None, "mean")
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    pooled = pool_features(tokens, valid, "mean")
+    torch.testing.assert_close(pooled, torch.stack([tokens[0, :2].mean(0), tokens[1, 0]]))
+    assert pool_features(tokens[:, :1], None, None).shape == (2, 4)
 
 
 def test_names_and_wrappers():

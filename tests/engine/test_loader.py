@@ -14,7 +14,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from tests.engine.toys import Double, Epochs, Shrink, Table, mlp, samples
+from tests.engine.toys import Double, Epochs, Pull, Shrink, Sums, Table, mlp, samples
 from tether import TetherError, attach
 
 
@@ -128,7 +128,88 @@ def test_progress_within_an_epoch():
     data = Rows(16)
     reg = handle(data, epochs=2)
     seen = [reg.progress for _ in range(2) for _ in reg.batches(DataLoader(data, batch_size=4))]
-    assert seen == [1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 1.0]
+    assert seen == [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8]
+    assert reg.progress == 1.0
+
+
+def test_a_length_in_epochs_needs_epochs():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, Pull("linear(1, 0)"), optimizer, epochs=2)
+    model(torch.zeros(2, 6)).sum().backward()
+    with pytest.raises(TetherError, match="no epoch was begun"):
+        optimizer.step()
+
+
+def test_one_loader_at_a_time():
+    reg = handle(Rows(), [Shrink()])
+    loader = DataLoader(Rows(), batch_size=8)
+    with pytest.raises(TetherError, match="another batches"):
+        list(zip(reg.batches(loader), reg.batches(loader), strict=True))
+
+
+def test_rows_are_forgotten_with_the_loop():
+    reg = handle(Rows())
+    x, y = next(iter(reg.batches(DataLoader(Rows(), batch_size=8))))
+    with pytest.raises(TetherError, match="rows of this batch are unknown"):
+        reg.loss(reg.model(x), y)
+
+
+def test_a_loader_that_was_iterated_before_may_keep_its_workers():
+    loader = DataLoader(Rows(), batch_size=8, num_workers=1, persistent_workers=True)
+    list(loader)
+    reg = handle(Rows())
+    assert [reg.stream.rows.tolist()[0] for _ in reg.batches(loader)] == [0, 8, 16]
+
+
+def test_the_statistics_pass_collates_as_the_loader_does():
+    class Dicts(Rows):
+        def __getitem__(self, row):
+            x, y = super().__getitem__(row)
+            return {"input": x, "labels": y}
+
+    def collate(parts):
+        return (
+            torch.stack([p["input"] for p in parts]),
+            torch.tensor([p["labels"] for p in parts]),
+        )
+
+    sums = Sums()
+    reg = handle(Dicts(6), [sums])
+    next(iter(reg.batches(DataLoader(Dicts(6), batch_size=3, collate_fn=collate))))
+    assert sums.batches == 2
+
+
+def epochs_seen(reg):
+    return reg.methods["epochs"].seen
+
+
+def test_a_break_ends_the_epoch_also_after_a_resume():
+    first = handle(Rows(), [Epochs()])
+    loader = DataLoader(Rows(), batch_size=8)
+    for _ in first.batches(loader):
+        break
+    second = handle(Rows(), [Epochs()])
+    second.load_state_dict(first.state_dict())
+    for reg in (first, second):
+        assert len(list(reg.batches(loader))) == 3
+        assert reg.epoch == 2
+    assert epochs_seen(second) == epochs_seen(first)[1:]
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_epochs_counted_by_hand_go_on_after_a_resume(number):
+    first = handle(Rows(), [Epochs()])
+    first.start_epoch()
+    first.end_epoch()
+    first.start_epoch()
+    second = handle(Rows(), [Epochs()])
+    second.load_state_dict(first.state_dict())
+    second.start_epoch(number)
+    assert second.epoch == 1
+    second.end_epoch()
+    second.start_epoch()
+    assert epochs_seen(second) == [("end", 1), ("start", 2)]
 
 
 def test_methods_that_go_by_epochs_need_to_be_told():
@@ -197,7 +278,7 @@ class Augmented(Dataset):
         return torch.randn(6) + row, row % 3
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5, 6, 10, 11, 14])
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 10, 11, 14, "epoch"])
 @pytest.mark.parametrize("own_generator", [False, True])
 def test_a_bare_loop_resumes_in_the_middle_of_an_epoch(tmp_path, stop, own_generator):
     def run(stop_at=None, resume=None):
@@ -224,6 +305,9 @@ def test_a_bare_loop_resumes_in_the_middle_of_an_epoch(tmp_path, stop, own_gener
                     reg.save(tmp_path / "methods.safetensors")
                     torch.manual_seed(1234)  # whatever happens in between
                     return rows, (model.state_dict(), optimizer.state_dict())
+            if stop_at == "epoch":
+                reg.save(tmp_path / "methods.safetensors")
+                return rows, (model.state_dict(), optimizer.state_dict())
         return rows, (model.state_dict(), reg.state_dict()["methods"]["table"])
 
     whole, (weights, table) = run()

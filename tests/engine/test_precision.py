@@ -56,8 +56,9 @@ def test_a_gradient_edit_is_right_under_a_loss_scaler(fused, unscale):
     torch.testing.assert_close(weights(scaled), weights(plain), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("order", ["zero early", "zero late"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_skipped_update_leaves_weights_and_state_alone(fused):
+def test_a_skipped_update_leaves_weights_and_state_alone(fused, order):
     model = mlp()
     optimizer = sgd(model, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
@@ -67,12 +68,16 @@ def test_a_skipped_update_leaves_weights_and_state_alone(fused):
     scaler.scale(reg.loss(model(X[:8]), Y[:8])).backward()
     scaler.step(optimizer)
     scaler.update()
-    optimizer.zero_grad()
+    if order == "zero early":
+        optimizer.zero_grad()
     assert torch.equal(weights(model), before)
     assert not shrink.total.any()
     with torch.no_grad():  # the pooled sums of the skipped window are forgotten
         expected = model[:-1](X[8:16]).sum(0)
-    reg.loss(model(X[8:16]), Y[8:16])
+    late = reg.loss(model(X[8:16]), Y[8:16])
+    if order == "zero late":
+        optimizer.zero_grad()
+    late.backward()
     torch.testing.assert_close(shrink.seen, expected)
 
 
@@ -324,6 +329,13 @@ def test_non_finite_parts_can_be_read_late():
     reg.loss(model(X[:8]), Y[:8])
     with pytest.raises(NonFiniteError, match=r"'shrink'.*loss number 1"):
         _ = reg.parts
+
+
+def test_evaluation_mode_takes_its_share_of_the_items():
+    model = mlp().eval()
+    reg = attach(model, Shrink(), sgd(model))
+    parts = [reg.loss(model(X[r]), Y[r], num_items=32) for r in torch.arange(32).split([20, 12])]
+    torch.testing.assert_close(sum(parts), F.cross_entropy(model(X), Y))
 
 
 def test_evaluation_mode_is_inert():

@@ -86,6 +86,7 @@ def test_recipes_that_lack_something():
     refused("loss 'focal': give a callable or one of", methods=[], loss="focal")
     refused("nan_check 'always'", methods=[], nan_check="always")
     one = Shrink()
+    refused("epochs must be above 0, got -1", methods=[], epochs=-1)
     refused("one method object is given twice", methods=[one, one])
 
 
@@ -183,6 +184,15 @@ def test_calls_in_the_wrong_order():
     reg.loss(logits, Y)
     with pytest.raises(TetherError, match="was not called since the last loss"):
         reg.loss(logits, Y)
+    first, _ = model(X), model(X * 2)
+    with pytest.raises(TetherError, match="called 2 times since the last loss"):
+        reg.loss(first, Y)
+    logits = model(X)
+    with torch.no_grad():
+        model(X * 2)  # a look without gradients takes nothing away
+    reg.loss(logits, Y)
+    model(X * 2)  # nor does a forward that was thrown away
+    reg.loss(model(X), Y)
     model(X[:4])
     with pytest.raises(TetherError, match="the head saw 4 rows, the logits have 32"):
         reg.loss(logits, Y)

@@ -196,6 +196,17 @@ def test_another_data_set_is_refused():
         reg.load_state_dict(state)
 
 
+def test_another_head_is_refused_before_anything_changes():
+    reg = handle([Pull(), Table()])
+    step(reg)
+    model = torch.nn.Sequential(*mlp()[:5], torch.nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    other = attach(model, [Pull(), Table()], optimizer, train_data=samples(32))
+    with pytest.raises(TetherError, match=r"shape \(3, 8\), here it is \(4, 8\)"):
+        other.load_state_dict(reg.state_dict())
+    assert other.step == 0
+
+
 def test_another_version_is_refused():
     state = handle([Table()]).state_dict()
     state["format"] = 99

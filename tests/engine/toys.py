@@ -55,7 +55,7 @@ class Shrink(Method):
     def penalty(self, batch):
         features = batch.need_features()
         add = features.detach().sum(0)
-        self.ctx.defer(lambda: self.seen.add_(add))
+        self.ctx.defer_to_backward(lambda: self.seen.add_(add))
         return batch.masked_mean(features.pow(2).mean(1))
 
     def after_step(self):

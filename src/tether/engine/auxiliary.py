@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Union
@@ -51,7 +52,9 @@ class Auxiliaries:
         for item in self.items.values():
             parameters = list(item.module.parameters())
             if item.spec == "like_main":
-                item.optimizer = type(main)(parameters, **main.defaults)
+                known = inspect.signature(type(main)).parameters
+                options = {k: v for k, v in main.defaults.items() if k in known}
+                item.optimizer = type(main)(parameters, **options)
             elif item.spec == "main":
                 if hasattr(main.step, "_wrapped_by_lr_sched"):
                     raise TetherError(
@@ -59,6 +62,16 @@ class Auxiliaries:
                         "happen before a learning-rate scheduler is made: attach first"
                     )
                 main.add_param_group({"params": parameters})
+
+    def unbind(self, main: torch.optim.Optimizer | None) -> None:
+        """Take back the groups that joined the main optimiser."""
+        if main is None:
+            return
+        joined = [i.module for i in self.items.values() if i.spec == "main"]
+        own = {id(p) for module in joined for p in module.parameters()}
+        main.param_groups[:] = [
+            g for g in main.param_groups if not own or not {id(p) for p in g["params"]} <= own
+        ]
 
     def _trained(self) -> list[tuple[Auxiliary, list[Tensor]]]:
         found = []
@@ -74,6 +87,8 @@ class Auxiliaries:
         for item, grads in self._trained():
             if scale is not None:
                 torch._foreach_div_(grads, scale)
+                for grad in grads:  # an infinite gradient of a skipped step must not stay
+                    torch.nan_to_num_(grad, nan=0.0, posinf=0.0, neginf=0.0)
             elif half:
                 raise TetherError(
                     f"{item.name!r} gets gradients of a float16 loss: give attach(..., "

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 def check_needs(handle: Handle) -> None:
     """Raise where a method lacks something, with the remedy."""
+    for name in ("epochs", "total_steps"):
+        length = getattr(handle, name)
+        if length is not None and not length > 0:
+            raise TetherError(f"{name} must be above 0, got {length!r}")
     for name, method in handle.methods.items():
         info = method.info
         kind = handle.task.kind

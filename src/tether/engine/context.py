@@ -183,6 +183,10 @@ class Context:
         """Run ``write`` once all parts of this loss were found finite."""
         self._handle.deferred.append(write)
 
+    def defer_to_backward(self, write: Callable[[], None]) -> None:
+        """Run ``write`` when this loss is backpropagated: for what is gathered for the update."""
+        self._handle.at_backward.append(write)
+
     @staticmethod
     def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
         """Reduce in place over the data-parallel ranks; ``op``: sum, mean, max or min."""
@@ -201,8 +205,21 @@ class Context:
     def head(self, rows: Tensor) -> Tensor:
         """The head's output for feature rows ``[N, d]``, in float32 or wider."""
         weight = next(self.head_module.parameters(), rows)
+        if is_sharded(weight) and not hasattr(self.head_module, "unshard"):
+            self._unshard_owner()
         output: Tensor = self.head_module(rows.to(weight.dtype))
         return wide(output)
+
+    def _unshard_owner(self) -> None:
+        """Gather the FSDP2 unit that the head belongs to; its backward scatters it again."""
+        path = self._handle.need_head(self.name)[0]
+        owners = [
+            module
+            for name, module in self.model.named_modules()
+            if hasattr(module, "unshard") and f"{path}.".startswith(f"{name}." if name else "")
+        ]
+        if owners:
+            owners[-1].unshard()
 
     def task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The plain task loss, a mean over the items that count."""

@@ -23,7 +23,14 @@ from tether.engine.layers import WeightRef, weight_refs
 from tether.engine.loader import BatchStream
 from tether.engine.order import overrides
 from tether.engine.reference import Reference, unwrap
-from tether.engine.state import RankSync, load_tree, rank_path, save_tree
+from tether.engine.state import (
+    RankSync,
+    kept_random_state,
+    load_tree,
+    rank,
+    rank_path,
+    save_tree,
+)
 from tether.engine.statistics import StatisticsPass
 from tether.engine.step import StepMaker
 from tether.engine.taps import Taps, as_logits, find_head
@@ -68,6 +75,7 @@ class Handle:
         self.step = 0
         self.phase = "setup"
         self.deferred: list[Callable[[], None]] = []
+        self.at_backward: list[Callable[[], None]] = []
         self.auxiliaries = Auxiliaries()
         self._num_classes = num_classes
         self._head_option = head
@@ -91,7 +99,8 @@ class Handle:
         self._editors, self._steppers = acting["edit_gradients"], acting["after_step"]
         self.seam = OptimizerSeam(self._edit, self._after, edits=bool(self._editors))
         acts = bool(self._editors or self._steppers)
-        self.window = Window(self.seam, self.auxiliaries, acts)
+        self.window = Window(self.seam, self.auxiliaries, self.methods.values(), acts)
+        weakref.finalize(self, self.taps.remove).atexit = False  # dropped without detach()
         if nan_check not in (None, "step", "log"):
             raise TetherError(f"nan_check {nan_check!r}: 'step' or 'log'")
         by_default = "step" if self.device.type == "cpu" else "log"
@@ -121,13 +130,15 @@ class Handle:
             checks.warn_if_frozen(self)
         if self.needs("inputs"):
             self.taps.tap_inputs()
+        if self.needs("reference"):
+            len(self.reference)  # taken now, before anything moves
         for name, method in self.methods.items():
             for stale in ("_state_syncs", "_schedules"):
                 method.__dict__.pop(stale, None)
             method.ctx = Context(self, name)
             method.__dict__["_attached"] = True
-            with torch.random.fork_rng(devices=[]):  # the user's random numbers stay as they are
-                torch.default_generator.manual_seed(mix_seed(self.seed, name, "setup"))
+            with kept_random_state(self.device):  # the user's random numbers stay as they are
+                torch.manual_seed(mix_seed(self.seed, name, "setup"))
                 method.setup(method.ctx)
         self.reference.sealed = True
         self.sync.remember()
@@ -185,6 +196,13 @@ class Handle:
         records = [self.methods[name].info.pooling for name in self.needs("features")]
         return "mean" if records and all(p == "mean" for p in records) else None
 
+    @property
+    def head_matters(self) -> bool:
+        """Whether a method reads features, or treats the head's weights apart."""
+        return bool(self.needs("features")) or (
+            self._head is not None and self._weights is not None and bool(self.needs("reference"))
+        )
+
     def current_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.maker.inputs is None:
             raise TetherError(
@@ -208,6 +226,12 @@ class Handle:
         """Share of training done, 0 to 1."""
         if self.total_steps:
             return min(self.step / self.total_steps, 1.0)
+        if self.epochs and not self.stream.open and self.phase in ("loss", "edit", "after"):
+            raise TetherError(
+                "the length of training was given in epochs, but no epoch was begun: iterate "
+                "reg.batches(loader), call reg.start_epoch() and reg.end_epoch(), or give "
+                "total_steps=... instead"
+            )
         return min(self.stream.position / self.epochs, 1.0) if self.epochs else 0.0
 
     def batches(
@@ -223,7 +247,7 @@ class Handle:
             device: where to move the batches; None leaves them.
         """
         self._check_attached()
-        self.statistics.run()
+        self.statistics.run(loader)
         rows = bool(self.needs("index"))
         source = self.stream.iterate(loader, device, rows, self.num_samples)
         transforms = self._acting("transform_batch")
@@ -278,14 +302,14 @@ class Handle:
         self._check_attached()
         logits = as_logits(logits)
         if not self.inner.training:
-            return self.maker.plain(logits, targets)
+            return self.maker.plain(logits, targets, num_items)
         if (self._editors or self._steppers or self.auxiliaries.items) and not self._bound:
             raise TetherError("no optimiser is bound: give attach(..., optimizer) or reg.bind(...)")
         self.statistics.run()
-        self.window.begin_loss(self.methods.values())
         with span("tether::loss"):
             total = self.maker.make(logits, targets, index, num_items, extras)
-        self.window.watch(total)
+        self.window.watch(total, list(self.at_backward))
+        self.at_backward.clear()
         return total
 
     def _inert(self) -> bool:
@@ -351,6 +375,7 @@ class Handle:
     def detach(self) -> None:
         """Remove every hook; the methods keep their state for reading."""
         self.taps.remove()
+        self.auxiliaries.unbind(self.seam.optimizer)
         self.seam.remove()
         if self._attached and attached_to(self.inner) is self:
             del _ATTACHED[self.inner]
@@ -391,5 +416,12 @@ class Handle:
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what :meth:`save` wrote and go on from there."""
+        main = load_tree(type(rank_path(path))(path))
         own = rank_path(path)
-        self.load_state_dict(load_tree(own if own.is_file() else type(own)(path)))
+        state = load_tree(own) if rank() and own.is_file() else main
+        if state["micro_step"] != main["micro_step"]:
+            raise TetherError(
+                f"{own} was saved after {state['micro_step']} losses, {path} after "
+                f"{main['micro_step']}: the files of the ranks belong to different moments"
+            )
+        self.load_state_dict(state)

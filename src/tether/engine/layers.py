@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from tether.engine.reference import canonical
+from tether.engine.taps import library_heads
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -120,7 +121,9 @@ def _head_names(model: nn.Module, names: list[str], head: str) -> set[str]:
     base = getattr(model, "base_model_prefix", "")
     if base and hasattr(model, base):  # transformers: all that is outside the pretrained base
         return {name for name in names if not name.startswith(f"{base}.")}
-    return {name for name in names if name.startswith(f"{head}.")}
+    told = {id(p) for module in library_heads(model) for p in module.parameters()}
+    mine = {canonical(name) for name, p in model.named_parameters() if id(p) in told}
+    return {name for name in names if name in mine or name.startswith(f"{head}.")}
 
 
 def _by_matcher(spec: Mapping[str, Any], names: list[str]) -> dict[str, str]:

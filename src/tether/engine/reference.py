@@ -122,9 +122,7 @@ class Reference(Mapping[str, Tensor]):
         if self.taken:
             return
         if self.sealed:
-            raise RuntimeError(
-                'w0 was not remembered: declare needs=("reference",) or touch it in setup'
-            )
+            raise RuntimeError('w0 was not remembered: declare needs=("reference",)')
         self.taken = True
         with torch.no_grad():
             for name, tensor in named_tensors(self._model):

@@ -114,6 +114,14 @@ def _check(handle: Handle, state: Mapping[str, Any]) -> None:
                 "the model held other weights when tether was attached than in the saved run: "
                 "attach to the pretrained model first, load the trained weights into it afterwards"
             )
+        _check_shapes(
+            {name: handle.reference[name] for name in saved["head"] if name in handle.reference},
+            saved["head"],
+        )
+    for name, item in handle.auxiliaries.items.items():
+        if name not in state["auxiliaries"]:
+            raise TetherError(f"the saved state holds no module {name!r}")
+        _check_shapes(item.module.state_dict(), state["auxiliaries"][name]["module"])
     if state["world_size"] != world_size() and state["sync"]:
         warnings.warn(
             f"the state was saved by {state['world_size']} processes, now there are "
@@ -123,3 +131,13 @@ def _check(handle: Handle, state: Mapping[str, Any]) -> None:
         )
     for name, method in handle.methods.items():
         check_method_state(method, name, state["methods"][name])
+
+
+def _check_shapes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    for name, tensor in theirs.items():
+        shape = tuple(ours[name].shape) if name in ours else None
+        if shape != tuple(tensor.shape):
+            raise TetherError(
+                f"the saved {name!r} has shape {tuple(tensor.shape)}, here it is {shape}: the "
+                "head, the classes or the options differ from the saved run"
+            )

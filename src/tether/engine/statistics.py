@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tether.batch import Batch
 from tether.engine.loader import split_batch, to_device
-from tether.engine.state import distributed, rank, world_size
-from tether.engine.taps import as_logits, pool_features, wide
+from tether.engine.state import distributed, kept_random_state, rank, world_size
+from tether.engine.taps import as_logits, wide
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class StatisticsPass:
         """A loaded state holds the outcome of the pass."""
         self._requests.clear()
 
-    def run(self) -> None:
+    def run(self, loader: Any = None) -> None:
+        """Make the pass; a loader over the training data tells how its samples are collated."""
         if not self._requests:
             return
         if self._broken:
@@ -96,8 +97,8 @@ class StatisticsPass:
         flags = {module: module.training for module in self.handle.inner.modules()}
         self.handle.inner.eval()
         try:
-            with torch.no_grad():
-                for batch in self._batches():
+            with torch.no_grad(), kept_random_state(self.handle.device):
+                for batch in self._batches(loader):
                     for update, _ in self._requests:
                         update(batch)
                 for _, finish in self._requests:
@@ -106,15 +107,19 @@ class StatisticsPass:
             restore_mode(flags)
         self._requests.clear()
 
-    def _batches(self) -> Iterator[Batch]:
-        handle = self.handle
-        for given, index, mask in evaluation_batches(handle.train_data, handle.device):
+    def _batches(self, loader: Any) -> Iterator[Batch]:
+        handle, data = self.handle, self.handle.train_data
+        if not isinstance(data, DataLoader) and isinstance(loader, DataLoader):
+            data = DataLoader(data, loader.batch_size or 64, collate_fn=loader.collate_fn)
+        for given, index, mask in evaluation_batches(data, handle.device):
             args, kwargs, targets = split_batch(given)
             logits, raw, outputs = quiet_forward(handle, args, kwargs, None)
+            logits = wide(logits)
+            targets = handle.task.check(logits, targets)
             valid = handle.task.valid_tokens(targets)
-            features = None if raw is None else pool_features(raw, valid, handle.pooling())
+            features = None if raw is None else handle.taps.pool(raw, valid, handle.pooling())
             yield Batch(
-                logits=wide(logits), targets=targets, labels=targets, index=index,
+                logits=logits, targets=targets, labels=targets, index=index,
                 features=features, mask=mask, args=args, kwargs=kwargs, taps=outputs,
             )  # fmt: skip
 
@@ -134,23 +139,23 @@ def quiet_forward(
         tensors: parameters and buffers to call it with (by canonical name); None: its own.
     """
     taps, inner = handle.taps, handle.inner
-    kept, compiled = dict(taps.store), inner.__dict__.pop("_compiled_call_impl", None)
+    kept = dict(taps.store)
     taps.store.clear()
     taps.listening = True
     try:
-        if tensors is None:
-            output = inner(*args, **kwargs)
-        else:
-            own = taps.own_names(tensors)
-            output = torch.func.functional_call(inner, own, tuple(args), dict(kwargs))
+        # compiled parts run as they are written: a compiled graph may not know the hooks
+        with torch.compiler.set_stance("force_eager"):
+            if tensors is None:
+                output = inner(*args, **kwargs)
+            else:
+                own = taps.own_names(tensors)
+                output = torch.func.functional_call(inner, own, tuple(args), dict(kwargs))
         logits, features = as_logits(output), taps.store.get("features")
         return logits, features, taps.take_outputs()
     finally:
         taps.listening = False
         taps.store.clear()
         taps.store.update(kept)
-        if compiled is not None:
-            inner.__dict__["_compiled_call_impl"] = compiled
 
 
 def training_targets(data: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.batch import Batch
 from tether.engine.loader import LABEL_KEYS, split_batch
 from tether.engine.order import overrides
-from tether.engine.taps import pool_features, wide, width
+from tether.engine.taps import wide, width
 from tether.errors import NonFiniteError, TetherError
 from tether.method import Method
 
@@ -68,10 +68,12 @@ class StepMaker:
 
     # -- after the forward -----------------------------------------------------------------------
 
-    def plain(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def plain(self, logits: Tensor, targets: Tensor, num_items: int | Tensor | None) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
             logits = wide(logits)
-            return self.task.mean(logits, self.task.check(logits, targets))
+            targets = self.task.check(logits, targets)
+            mean = self.task.mean(logits, targets)
+            return mean if num_items is None else mean * (self.task.items(targets) / num_items)
 
     def make(
         self, logits: Tensor, targets: Tensor, index: Tensor | None,
@@ -80,12 +82,16 @@ class StepMaker:
         handle = self.handle
         handle.phase = "loss"
         handle.deferred.clear()
+        handle.at_backward.clear()
         low = wide(logits) is not logits and self._parameter_dtype() is torch.float32
         handle.autocast_dtype = logits.dtype if low else None
-        with torch.autocast(logits.device.type, enabled=False):
-            batch = self._batch(logits, targets, index, extras)
-            total, parts = self._compose(batch, num_items)
-            self._check_finite(parts)
+        try:
+            with torch.autocast(logits.device.type, enabled=False):
+                batch = self._batch(logits, targets, index, extras)
+                total, parts = self._compose(batch, num_items)
+                self._check_finite(parts)
+        finally:
+            handle.taps.calls.clear()
         with torch.no_grad():
             for write in handle.deferred:
                 write()
@@ -116,10 +122,10 @@ class StepMaker:
         self._check_head(raw)
         features = None
         if self._want_features:
-            tapped = handle.taps.take_features()
+            tapped = handle.taps.take_features(raw)
             handle.taps.check_graph(tapped, raw)
             valid = self.task.valid_tokens(targets)
-            features = pool_features(tapped, valid, handle.pooling())
+            features = handle.taps.pool(tapped, valid, handle.pooling())
             if features.shape[0] != logits.shape[0]:
                 raise TetherError(
                     f"the head saw {features.shape[0]} rows, the logits have {logits.shape[0]}: "
@@ -139,9 +145,9 @@ class StepMaker:
 
     def _check_head(self, logits: Tensor) -> None:
         """Once: the layer taken for the head must make the logits."""
-        if self._logits_checked or not self._want_features:
+        if self._logits_checked or not self.handle.head_matters:
             return
-        name, module = self.handle.need_head(self._want_features[0])
+        name, module = self.handle.need_head(next(iter(self.handle.methods)))
         made = width(module, "out")
         outputs = logits.shape[-1] if logits.ndim > 1 else 1
         if made is not None and made != outputs:
@@ -259,5 +265,11 @@ class StepMaker:
         return (
             f"{what} is infinite or not a number at loss number {micro_step} (counted from 0, "
             f"after {self.handle.step} updates): lower the learning rate or the weight, or look "
-            "at this batch; no method's state has changed in this step"
+            f"at this batch; {self._consequence}"
         )
+
+    @property
+    def _consequence(self) -> str:
+        if self.nan_check == "step":
+            return "no method's state has changed in this step"
+        return 'it was noticed late: go on from an earlier checkpoint, or use nan_check="step"'

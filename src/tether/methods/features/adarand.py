@@ -160,12 +160,16 @@ class AdaRand(Method):
         """Distance to vectors drawn from the priors as the last update left them."""
         features, classes = batch.need_features(), self.membership.of(batch)
 
-        def write() -> None:
-            if not self.fixed:
-                add_class_sums(self.sums, self.counts, features.detach(), classes)
-            self.feature_norm = batch.masked_mean(features.detach().norm(dim=1))
+        seen = features.detach()
+        if not self.fixed:
+            self.ctx.defer_to_backward(
+                lambda: add_class_sums(self.sums, self.counts, seen, classes)
+            )
 
-        self.ctx.defer(write)
+        def note() -> None:
+            self.feature_norm = batch.masked_mean(seen.norm(dim=1))
+
+        self.ctx.defer(note)
         return adarand_feature_loss(
             features,
             self.prior.mu,

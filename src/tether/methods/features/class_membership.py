@@ -83,6 +83,11 @@ class Membership:
                 targets = torch.cat([1.0 - targets, targets], dim=1)
         elif not targets.is_floating_point():
             targets = targets.long()
+        elif targets.ndim == 1:
+            raise TetherError(
+                "the targets are numbers and the loss does not say what they mean: use "
+                "loss='mse' or 'l1', whose classes are quantile bins"
+            )
         if batch.mask is None:
             return targets
         if targets.is_floating_point():

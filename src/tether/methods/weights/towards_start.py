@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tether.errors import TetherError
 from tether.methods.weights.many import buckets, differences
 from tether.methods.weights.start_penalty import start_gradient, start_penalty, start_pull
 
@@ -29,6 +30,8 @@ def add_gradients_(ctx: Context, pulled: list[Pulled], weight: float, form: str)
         return
     params = [param.detach() for param in ctx.local(p.param for p in moving)]
     grads = ctx.local(p.param.grad for p in moving if p.param.grad is not None)
+    if any(grad.is_sparse for grad in grads):
+        raise TetherError("a penalty on weights is dense: use Embedding(..., sparse=False)")
     scale = ctx.grad_scale
     for bucket in buckets(params):
         gaps = differences([params[i] for i in bucket], [moving[i].start for i in bucket])
