@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.toys import Flip, Pull, Shrink, Table, mlp, samples, toy
+from tests.engine.toys import Flip, Noise, Pull, Shrink, Table, mlp, samples, toy
 from tether import AdaRand, Method, TetherError, attach, create_method, prepare
-from tether.engine.handle import attached_to
+from tether.engine.registry import attached_to
 
 X, Y = samples(32).tensors
 
@@ -168,6 +168,10 @@ def test_the_optimiser_may_come_later_but_must_come():
     reg = attach(model, Pull(weight=1.0))
     with pytest.raises(TetherError, match=r"reg.bind"):
         reg.loss(model(X), Y)
+    other = mlp()
+    scheduled = attach(other, Noise("linear(1, 0)"), total_steps=4)
+    with pytest.raises(TetherError, match=r"reg.bind"):
+        scheduled.loss(other(X), Y)
     optimizer = sgd(model)
     assert reg.bind(optimizer) is reg
     with pytest.raises(TetherError, match="bound already"):

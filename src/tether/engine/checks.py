@@ -61,6 +61,17 @@ def check_needs(handle: Handle) -> None:
             )
 
 
+def acts_at_updates(handle: Handle) -> bool:
+    """Whether a method acts at the optimiser's updates, or counts them for a schedule."""
+    methods = handle.methods.values()
+    moments = ("edit_gradients", "after_step")
+    return (
+        any(overrides(method, moment) for method in methods for moment in moments)
+        or any(s.needs_horizon for method in methods for s in method.schedules().values())
+        or bool(handle.auxiliaries.items)
+    )
+
+
 def warn_if_frozen(handle: Handle) -> None:
     """Say so when nothing below the head is trained: features then reach no weight."""
     names = handle.needs("features")

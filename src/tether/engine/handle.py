@@ -6,14 +6,11 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
-from torch.profiler import record_function
 
 from tether.engine import checks, resume
 from tether.engine.auxiliary import Auxiliaries
@@ -23,14 +20,8 @@ from tether.engine.layers import WeightRef, weight_refs
 from tether.engine.loader import BatchStream
 from tether.engine.order import overrides
 from tether.engine.reference import Reference, unwrap
-from tether.engine.state import (
-    RankSync,
-    kept_random_state,
-    load_tree,
-    rank,
-    rank_path,
-    save_tree,
-)
+from tether.engine.registry import attached_to, forget, remember, span
+from tether.engine.state import RankSync, kept_random_state
 from tether.engine.statistics import StatisticsPass
 from tether.engine.step import StepMaker
 from tether.engine.taps import Taps, as_logits, find_head
@@ -38,20 +29,6 @@ from tether.engine.window import Window
 from tether.errors import TetherError
 from tether.losses import LossLike, TaskLoss
 from tether.method import Method
-
-#: The handle of each model, at most one. Both sides are weak: neither keeps the other alive.
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Handle]] = weakref.WeakKeyDictionary()
-
-
-def span(name: str) -> AbstractContextManager[Any]:
-    """A range of this name where a profiler looks on; otherwise nothing (a range costs 50 us)."""
-    return record_function(name) if _profiler_enabled() else nullcontext()
-
-
-def attached_to(model: nn.Module) -> Handle | None:
-    """The live handle of an inner model."""
-    found = _ATTACHED.get(model)
-    return None if found is None else found()
 
 
 class Handle:
@@ -122,7 +99,7 @@ class Handle:
                 "give all methods to one attach()"
             )
         checks.check_needs(self)
-        _ATTACHED[self.inner] = weakref.ref(self)
+        remember(self)
         self._attached = True
         if self.needs("features"):
             self.need_head(self.needs("features")[0])
@@ -303,7 +280,7 @@ class Handle:
         logits = as_logits(logits)
         if not self.inner.training:
             return self.maker.plain(logits, targets, num_items)
-        if (self._editors or self._steppers or self.auxiliaries.items) and not self._bound:
+        if not self._bound and checks.acts_at_updates(self):
             raise TetherError("no optimiser is bound: give attach(..., optimizer) or reg.bind(...)")
         self.statistics.run()
         with span("tether::loss"):
@@ -346,6 +323,7 @@ class Handle:
             self.auxiliaries.step(self.seam.found_inf)
         self.taps.clear()
         self.step += 1
+        self.stream.updated()
         self.window.updated()
 
     # -- numbers ---------------------------------------------------------------------------------
@@ -378,7 +356,7 @@ class Handle:
         self.auxiliaries.unbind(self.seam.optimizer)
         self.seam.remove()
         if self._attached and attached_to(self.inner) is self:
-            del _ATTACHED[self.inner]
+            forget(self)
             for method in self.methods.values():
                 method.__dict__["_attached"] = False
         self._attached = self._bound = False
@@ -412,16 +390,8 @@ class Handle:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as safetensors, atomically; in several processes every rank calls it."""
-        save_tree(self.state_dict(), rank_path(path))
+        resume.save(self, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what :meth:`save` wrote and go on from there."""
-        main = load_tree(type(rank_path(path))(path))
-        own = rank_path(path)
-        state = load_tree(own) if rank() and own.is_file() else main
-        if state["micro_step"] != main["micro_step"]:
-            raise TetherError(
-                f"{own} was saved after {state['micro_step']} losses, {path} after "
-                f"{main['micro_step']}: the files of the ranks belong to different moments"
-            )
-        self.load_state_dict(state)
+        self.load_state_dict(resume.read(path))

@@ -131,6 +131,7 @@ class BatchStream:
         self.epoch = 0
         self.open = False
         self.batches_done = 0
+        self.batches_used = 0
         self.length: int | None = None
         self.rows: Tensor | None = None
         self._pass = 0
@@ -162,16 +163,24 @@ class BatchStream:
             return
         self.open = self._broken_off = self._reopened = False
         self.rows = None
-        self.batches_done = 0
+        self.batches_done = self.batches_used = 0
         self._epoch_random = None
         self._end(self.epoch)
         self.epoch += 1
 
     @property
     def position(self) -> float:
-        """Epochs done before the present batch, a fraction where the loader's length is known."""
-        before = max(self.batches_done - 1, 0)
-        return self.epoch + (before / self.length if self.length and self.open else 0.0)
+        """Epochs done, a fraction where the loader's length is known.
+
+        Counted in batches of finished updates, so that all micro-batches of one update stand at
+        the same place.
+        """
+        share = self.batches_used / self.length if self.length and self.open else 0.0
+        return self.epoch + share
+
+    def updated(self) -> None:
+        """An update was made of the batches so far."""
+        self.batches_used = self.batches_done
 
     # -- batches ---------------------------------------------------------------------------------
 
@@ -289,6 +298,7 @@ class BatchStream:
             "open": self.open,
             "broken_off": self._broken_off,
             "batches_done": self.batches_done,
+            "batches_used": self.batches_used,
             "epoch_random": self._epoch_random,
             "random": random_state(self.device),
             "generators": self._generator_states(loader),
@@ -298,6 +308,7 @@ class BatchStream:
         self.epoch = int(state["epoch"])
         self.open = bool(state["open"])
         self.batches_done = int(state["batches_done"])
+        self.batches_used = int(state["batches_used"])
         self._epoch_random = state["epoch_random"]
         self._broken_off = bool(state["broken_off"])
         go_on = self.open and not self._broken_off

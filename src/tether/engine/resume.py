@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +17,11 @@ from tether.engine.state import (
     FORMAT,
     check_method_state,
     load_method_state,
+    load_tree,
     method_state,
+    rank,
+    rank_path,
+    save_tree,
     world_size,
 )
 from tether.errors import TetherError
@@ -67,6 +73,28 @@ def _copied(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_copied(value) for value in tree]
     return tree
+
+
+def save(handle: Handle, path: str | os.PathLike[str]) -> None:
+    save_tree(state_dict(handle), rank_path(path))
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The state of this rank; rank 0's where this rank saved none.
+
+    Raises:
+        TetherError: the file of this rank was saved at another moment than rank 0's.
+    """
+    main, own = load_tree(Path(path)), rank_path(path)
+    if not rank() or not own.is_file():
+        return main
+    state = load_tree(own)
+    if state["micro_step"] != main["micro_step"]:
+        raise TetherError(
+            f"{own} was saved after {state['micro_step']} losses, {path} after "
+            f"{main['micro_step']}: the files of the ranks belong to different moments"
+        )
+    return state
 
 
 def load_state_dict(handle: Handle, state: Mapping[str, Any]) -> None:
