@@ -85,37 +85,38 @@ def naive(num_classes: int, num_features: int, rounds: int) -> float | None:
     return min(interleaved({"naive": step}, rounds, warmup=1)["naive"])
 
 
-def memory(num_classes: int, num_features: int) -> float | None:
-    """Peak memory that AdaRand adds to training a head, in MiB."""
-    peaks = [
-        peak_memory(partial(_train, methods, num_classes, num_features))
-        for methods in ([], [AdaRand()])
-    ]
-    return None if None in peaks else peaks[1] - peaks[0]
+def head_memory() -> dict[tuple[int, int], float | None]:
+    """Peak memory that AdaRand adds to training a head of each size, in MiB."""
+    added: dict[tuple[int, int], float | None] = {}
+    for size in SIZES:
+        plain = peak_memory(partial(_train, False, *size))
+        adarand = peak_memory(partial(_train, True, *size))
+        added[size] = None if plain is None or adarand is None else adarand - plain
+    return added
 
 
-def _train(methods: list[tether.Method], num_classes: int, num_features: int) -> Steps:
-    steps = Steps(methods, num_classes, num_features)
+def _train(with_method: bool, num_classes: int, num_features: int) -> Steps:
+    steps = Steps([AdaRand()] if with_method else [], num_classes, num_features)
     for _ in range(3):
         steps.step()
     return steps
 
 
-def measure_sizes(rounds: int) -> list[dict[str, Any]]:
+def measure_sizes(rounds: int, memory: dict[tuple[int, int], float | None]) -> list[dict[str, Any]]:
     """A row for every size."""
     rows = []
-    for num_classes, num_features in SIZES:
-        slow, fast = naive(num_classes, num_features, rounds), ours(num_classes, num_features)
+    for size in SIZES:
+        slow, fast = naive(*size, rounds), ours(*size)
         rows.append(
             {
-                "classes": num_classes,
-                "features": num_features,
+                "classes": size[0],
+                "features": size[1],
                 "ours_ms": fast,
                 "naive_ms": slow,
                 "times_faster": None if slow is None else slow / fast,
-                "naive_needs_gib": NaiveAdaRand.bytes_needed(num_classes, num_features) / 2**30,
-                "memory_mib": memory(num_classes, num_features),
-                "prior_mib": 4 * num_classes * num_features / 2**20,
+                "naive_needs_gib": NaiveAdaRand.bytes_needed(*size) / 2**30,
+                "memory_mib": memory[size],
+                "table_mib": 4 * size[0] * size[1] / 2**20,
             }
         )
     return rows

@@ -77,19 +77,20 @@ def peak_memory(work: Callable[[], object]) -> float | None:
 
 
 def _in_child(work: Callable[[], object], sender: Connection) -> None:
-    _give_back_freed_memory()
+    _forget_the_parents_memory()
     before = _status("VmRSS")
     kept = work()
     sender.send((_status("VmHWM") - before) / 1024)
     del kept
 
 
-def _give_back_freed_memory() -> None:
-    """Else the work would fill what the parent freed, and nothing would seem to grow."""
+def _forget_the_parents_memory() -> None:
+    """Else the work would fill what the parent freed, below the parent's peak, and not be seen."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
 
 
 def _status(key: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import tether
-from benchmarks.adarand import measure_sizes
+from benchmarks.adarand import head_memory, measure_sizes
 from benchmarks.measure import interleaved, paired_ratio, peak_memory, range_times
 from benchmarks.models import MODELS, Trainer, make_data
 from benchmarks.tables import as_markdown
@@ -28,37 +28,42 @@ def variants(methods: list[str]) -> dict[str, str | None]:
     return {PLAIN: None, EMPTY: "", **{name: name for name in methods}}
 
 
-def measure_model(name: str, methods: list[str], rounds: int) -> list[dict[str, Any]]:
+def measure_memory(name: str, methods: list[str]) -> dict[str, float | None]:
+    """Peak memory of every variant, each in a child of its own."""
+    data = make_data()
+    return {
+        variant: peak_memory(partial(_train, name, data, method))
+        for variant, method in variants(methods).items()
+    }
+
+
+def measure_time(name: str, methods: list[str], rounds: int) -> list[dict[str, Any]]:
     """A row for every variant, all measured in turn within the same rounds."""
     data = make_data()
-    chosen = variants(methods)
-    # children are forked while this process is small, so that they differ by the method alone
-    memory = {
-        variant: peak_memory(partial(_train, name, data, method))
-        for variant, method in chosen.items()
+    trainers = {
+        variant: Trainer(MODELS[name], data, method)
+        for variant, method in variants(methods).items()
     }
-    trainers = {variant: Trainer(MODELS[name], data, m) for variant, m in chosen.items()}
     times = interleaved({v: trainer.step for v, trainer in trainers.items()}, rounds)
     ranges = {v: range_times(trainer.step) for v, trainer in trainers.items()}
     rows = []
-    for variant in chosen:
-        own, base = times[variant], times[PLAIN]
-        ms = ranges[variant]
-        task = ranges[EMPTY].get("tether::loss", 0.0)
-        rows.append(
-            {
-                "variant": variant,
-                "median_ms": statistics.median(own),
-                "min_ms": min(own),
-                "ratio_min": min(own) / min(base),
-                "ratio_paired": paired_ratio(own, base),
-                "loss_ms": ms["tether::loss"] - task if "tether::loss" in ms else None,
-                "edit_ms": ms.get("tether::edit_gradients"),
-                "after_ms": ms.get("tether::after_step"),
-                "peak_mib": memory[variant],
-            }
-        )
-        print(f"{name}: {variant} {rows[-1]['min_ms']:.1f} ms", file=sys.stderr, flush=True)
+    for variant, own in times.items():
+        base, ms = times[PLAIN], ranges[variant]
+        row: dict[str, Any] = {
+            "variant": variant,
+            "median_ms": statistics.median(own),
+            "min_ms": min(own),
+            "ratio_min": min(own) / min(base),
+            "ratio_paired": paired_ratio(own, base),
+        }
+        if ms:
+            task = ranges[EMPTY]["tether::loss"]
+            row["loss_ms"] = ms["tether::loss"] - task
+            row["edit_ms"] = ms["tether::edit_gradients"]
+            row["after_ms"] = ms["tether::after_step"]
+            row["own_share"] = (row["loss_ms"] + row["edit_ms"] + row["after_ms"]) / min(base)
+        rows.append(row)
+        print(f"{name}: {variant} {min(own):.1f} ms", file=sys.stderr, flush=True)
     return rows
 
 
@@ -86,12 +91,19 @@ def main() -> int:
         parser.error("--rounds and --threads are at least 1, --methods matches a method")
     torch.set_num_threads(options.threads)
 
+    # children are forked first, while this process is small: what they use is then their own
+    heads = head_memory()
+    memory = {name: measure_memory(name, methods) for name in options.models}
+    models = {name: measure_time(name, methods, options.rounds) for name in options.models}
+    for name, rows in models.items():
+        for row in rows:
+            row["peak_mib"] = memory[name][row["variant"]]
     document = {
         "machine": describe_machine("timm"),
         "threads": options.threads,
         "rounds": options.rounds,
-        "adarand": measure_sizes(max(3, options.rounds // 5)),
-        "models": {name: measure_model(name, methods, options.rounds) for name in options.models},
+        "models": models,
+        "adarand": measure_sizes(max(3, options.rounds // 5), heads),
     }
     text = as_markdown(document)
     print(text)

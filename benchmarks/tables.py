@@ -28,9 +28,10 @@ an order drawn anew each time, so that a slower moment of the machine meets all 
   the ratio within a round. On a busy machine both are uncertain by a few hundredths.
 - **loss, edit, after**: the method's own part, by PyTorch's CPU profiler in tether's ranges:
   its share of making the loss (the task loss subtracted), of editing the gradients, and after the
-  update. The backward pass of a penalty is in the step, but in none of the ranges.
+  update; then their share of a plain step. The backward pass of a penalty is in the step, but in
+  none of the ranges.
 - **peak**: growth of resident memory at its peak over three steps, in a process of its own that
-  was forked before the model was made.
+  was forked before the model was made; uncertain by some MiB.
 """
 
 
@@ -49,7 +50,7 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 def _model_table(rows: list[dict[str, Any]]) -> str:
     heads = ["", "step ms (least)", "(median)", "ratio", "paired", "bar", "loss ms", "edit ms",
-             "after ms", "peak MiB"]  # fmt: skip
+             "after ms", "their share %", "peak MiB"]  # fmt: skip
     cells = [
         [
             row["variant"],
@@ -58,9 +59,10 @@ def _model_table(rows: list[dict[str, Any]]) -> str:
             _show(row["ratio_min"], 3),
             _show(row["ratio_paired"], 3),
             _show(BARS.get(row["variant"]), 2),
-            _show(row["loss_ms"], 2),
-            _show(row["edit_ms"], 2),
-            _show(row["after_ms"], 2),
+            _show(row.get("loss_ms"), 2),
+            _show(row.get("edit_ms"), 2),
+            _show(row.get("after_ms"), 2),
+            _show(None if "own_share" not in row else 100 * row["own_share"], 1),
             _show(row["peak_mib"], 0),
         ]
         for row in rows
@@ -88,7 +90,7 @@ def _adarand_table(rows: list[dict[str, Any]]) -> str:
             else f"left out: needs {row['naive_needs_gib']:.0f} GiB",
             _show(row["times_faster"], 0),
             _show(row["memory_mib"], 0),
-            _show(row["prior_mib"], 0),
+            _show(row["table_mib"], 0),
         ]
         for row in rows
     ]

@@ -230,7 +230,7 @@ def test_a_frozen_backbone_is_said_at_attach():
     model = mlp()
     model[:5].requires_grad_(False)
     optimizer = torch.optim.SGD(model[5].parameters(), lr=0.01)
-    with pytest.warns(UserWarning, match="below the head are frozen: shrink act"):
+    with pytest.warns(UserWarning, match="below the head are frozen, and shrink can"):
         reg = attach(model, Shrink(), optimizer)
     reg.loss(model(X[:8]), Y[:8]).backward()
 

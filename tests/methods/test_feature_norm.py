@@ -149,7 +149,7 @@ def test_token_features_are_averaged_over_valid_tokens():
 def test_frozen_layers_below_the_head_are_told():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
     net[0].requires_grad_(False)
-    with pytest.warns(UserWarning, match="layers below the head are frozen: feature_norm"):
+    with pytest.warns(UserWarning, match="layers below the head are frozen, and feature_norm"):
         attach(net, FeatureNormPenalty(), torch.optim.SGD(net[1].parameters(), lr=0.1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def run_all(
         return runs
     # A forked child would inherit PyTorch's thread pool in an undefined state.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, context, _prepare_worker) as pool:
         futures = [pool.submit(_run, job, epochs) for job in jobs]
         try:
             for future in as_completed(futures):
@@ -49,6 +50,11 @@ def run_all(
             pool.shutdown(cancel_futures=True)
             raise
     return [future.result() for future in futures]
+
+
+def _prepare_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once, in silence
 
 
 def _run(job: Job, epochs: int | None) -> Run:

@@ -70,8 +70,8 @@ def _rich_bar() -> Any:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("passed,"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("left; {task.description}", markup=False),
         console=Console(stderr=True),
     )

@@ -96,10 +96,8 @@ def fine_tune(experiment: Experiment, method: str, seed: int, epochs: int | None
 def suggested_labels(reg: tether.Handle) -> Tensor | None:
     """The label that the method believes in, for every training sample; None if it has none."""
     for method in reg.methods.values():
-        if isinstance(method, SelfLabelCorrection):
+        if isinstance(method, (SelfLabelCorrection, EarlyLearningRegularization)):
             return method.labels()
-        if isinstance(method, EarlyLearningRegularization):
-            return method.running_targets.argmax(dim=1)
     return None
 
 

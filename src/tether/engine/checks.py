@@ -75,10 +75,11 @@ def acts_at_updates(handle: Handle) -> bool:
 def warn_if_frozen(handle: Handle) -> None:
     """Say so when nothing below the head is trained: features then reach no weight."""
     names = handle.needs("features")
-    if names and not any(ref.param.requires_grad for ref in handle.weights() if not ref.is_head):
+    below = [ref for ref in handle.weights() if not ref.is_head]
+    if names and below and not any(ref.param.requires_grad for ref in below):
         warnings.warn(
-            f"all layers below the head are frozen: {' and '.join(names)} act on features and "
-            "change nothing until some layers are trained",
+            f"all layers below the head are frozen, and {' and '.join(names)} can only act through "
+            "the features: nothing changes until some of them are trained",
             stacklevel=5,
         )
 

@@ -178,14 +178,19 @@ class EarlyLearningRegularization(Method):
         mixed = lam * rows + (1.0 - lam) * rows[permutation]
         return elr_penalty(batch.logits, mixed, eps=self.eps)
 
+    def labels(self) -> Tensor:
+        """Class of the largest running target of every sample, int64 ``[n]``; -1 if never seen."""
+        seen = self.running_targets.sum(1) > 0
+        return torch.where(seen, self.running_targets.argmax(1), -1)
+
     def noisy_label_mask(self) -> Tensor:
         """Samples whose running target names another class than their label, bool ``[n]``.
 
         Samples that were never seen are not suspected.
         """
         given = class_indices(self.ctx.training_targets()).to(self.running_targets.device)
-        seen = self.running_targets.sum(1) > 0
-        return seen & (given >= 0) & (self.running_targets.argmax(1) != given)
+        believed = self.labels()
+        return (believed >= 0) & (given >= 0) & (believed != given)
 
     def measure(self) -> dict[str, Any]:
         """How many samples were seen, and how sure their running targets are on average."""
