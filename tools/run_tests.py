@@ -38,7 +38,9 @@ GROUPS = {
     "engine": Group(("tests/engine",), PARALLEL),
     "methods": Group(("tests/methods",), PARALLEL),
     "contract": Group(("tests/contract",)),
-    "report": Group(("tests/report",)),
+    "integrations": Group(("tests/integrations",), PARALLEL),
+    "demo": Group(("tests/demo", "tests/benchmarks"), PARALLEL),
+    "report": Group(("tests/report",), PARALLEL),
     "docs": Group(
         ("tests/test_docs.py", "tests/test_packaging.py", "tests/test_readme.py"),
         ("-n", "2", "--dist", "loadfile"),
