@@ -33,7 +33,14 @@ def add_gradients_(ctx: Context, pulled: list[Pulled], weight: float, form: str)
     if any(grad.is_sparse for grad in grads):
         raise TetherError("a penalty on weights is dense: use Embedding(..., sparse=False)")
     scale = ctx.grad_scale
+    # half precision needs the difference first: g + a W would swallow it
+    wide = params[0].dtype in (torch.float32, torch.float64)
+    plain = wide and form in ("l2", "l2_sp") and moving[0].fisher is None and scale is None
     for bucket in buckets(params):
+        if plain:
+            _add_plain_([grads[i] for i in bucket], [params[i] for i in bucket],
+                        [moving[i].start for i in bucket], weight)  # fmt: skip
+            continue
         gaps = differences([params[i] for i in bucket], [moving[i].start for i in bucket])
         if form == "l1_sp" or form == "group_lasso_sp" or moving[0].fisher is not None:
             fishers = [moving[i].fisher for i in bucket]
@@ -44,6 +51,17 @@ def add_gradients_(ctx: Context, pulled: list[Pulled], weight: float, form: str)
         if scale is not None:
             gaps = [gap * scale.to(gap.dtype) for gap in gaps]
         torch._foreach_add_([grads[i] for i in bucket], gaps, alpha=weight)
+
+
+def _add_plain_(
+    grads: list[Tensor], params: list[Tensor], starts: list[Tensor | None], weight: float
+) -> None:
+    """``g + a W - a W0`` in place: no difference is written out, which would cost as much again."""
+    torch._foreach_add_(grads, params, alpha=weight)
+    known = [(grad, start) for grad, start in zip(grads, starts, strict=True) if start is not None]
+    if known:
+        near = [start.to(grad.device) for grad, start in known]
+        torch._foreach_sub_([grad for grad, _ in known], near, alpha=weight)
 
 
 def pull_(ctx: Context, pulled: list[Pulled], weight: float, form: str) -> None:
