@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tether.engine.state import distributed, world_size
 from tether.errors import TetherError
 
 OptimizerLike = Union[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], None]
@@ -38,7 +39,7 @@ class Auxiliaries:
     def add(self, item: Auxiliary) -> None:
         if item.name in self.items:
             raise TetherError(f"auxiliary module {item.name!r} exists already")
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if distributed():
             with torch.no_grad():
                 for tensor in [*item.module.parameters(), *item.module.buffers()]:
                     dist.broadcast(tensor, src=0)
@@ -99,10 +100,10 @@ class Auxiliaries:
         """Reduce gradients over ranks, update, forget the gradients; then move the averages."""
         for item, grads in self._trained():
             assert item.optimizer is not None
-            if item.reduce and dist.is_initialized() and dist.get_world_size() > 1:
+            if item.reduce and distributed():
                 for grad in grads:
                     dist.all_reduce(grad)
-                torch._foreach_div_(grads, dist.get_world_size())
+                torch._foreach_div_(grads, world_size())
             self._update(item.optimizer, found_inf)
             item.optimizer.zero_grad(set_to_none=True)
         for item in self.items.values():

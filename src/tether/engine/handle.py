@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -55,12 +56,10 @@ class Handle:
         self.at_backward: list[Callable[[], None]] = []
         self.auxiliaries = Auxiliaries()
         self._num_classes = num_classes
-        self._head_option = head
         self._head: tuple[str, nn.Module] | None = None
         self._head_error: TetherError | None = None
         self._weights: list[WeightRef] | None = None
         self._attached = False
-        self._bound = False
         self._warned_eval = False
         try:
             self._head = find_head(self.inner, head, num_classes)
@@ -72,7 +71,7 @@ class Handle:
         self.stream = BatchStream(self.device, self._epoch_start, self._epoch_end)
         self.sync = RankSync(self.methods)
         self.statistics = StatisticsPass(self)
-        acting = {m: self._acting(m) for m in ("edit_gradients", "after_step")}
+        acting = {m: self.acting(m) for m in ("edit_gradients", "after_step")}
         self._editors, self._steppers = acting["edit_gradients"], acting["after_step"]
         self.seam = OptimizerSeam(self._edit, self._after, edits=bool(self._editors))
         acts = bool(self._editors or self._steppers)
@@ -85,7 +84,8 @@ class Handle:
 
     # -- set up ----------------------------------------------------------------------------------
 
-    def _acting(self, moment: str) -> list[tuple[str, Method]]:
+    def acting(self, moment: str) -> list[tuple[str, Method]]:
+        """(name, method) of those that override a moment."""
         return [(name, m) for name, m in self.methods.items() if overrides(m, moment)]
 
     def needs(self, need: str) -> list[str]:
@@ -128,7 +128,6 @@ class Handle:
         self.seam.bind(inner)
         self.auxiliaries.bind(inner)
         self.scaler = scaler if scaler is not None else self.scaler
-        self._bound = True
         return self
 
     def _check_attached(self) -> None:
@@ -159,7 +158,7 @@ class Handle:
     def need_num_samples(self, who: str) -> int:
         return checks.num_samples(self.need_train_data(who), who)
 
-    @property
+    @cached_property
     def num_samples(self) -> int | None:
         return self.need_num_samples(self.needs("index")[0]) if self.needs("index") else None
 
@@ -168,6 +167,7 @@ class Handle:
             self._weights = weight_refs(self.inner, self._head[0] if self._head else "")
         return self._weights
 
+    @cached_property
     def pooling(self) -> str | None:
         """How token features are pooled: only where every method that reads them can."""
         records = [self.methods[name].info.pooling for name in self.needs("features")]
@@ -227,7 +227,7 @@ class Handle:
         self.statistics.run(loader)
         rows = bool(self.needs("index"))
         source = self.stream.iterate(loader, device, rows, self.num_samples)
-        transforms = self._acting("transform_batch")
+        transforms = self.acting("transform_batch")
         return self.maker.transformed(source, transforms) if transforms else source
 
     def start_epoch(self, epoch: int | None = None) -> None:
@@ -243,7 +243,7 @@ class Handle:
     def _epoch_start(self, epoch: int) -> None:
         self.phase = f"epoch {epoch}"
         with torch.no_grad():
-            for _, method in self._acting("epoch_start"):
+            for _, method in self.acting("epoch_start"):
                 method.epoch_start(epoch)
 
     def _epoch_end(self, epoch: int) -> None:
@@ -251,7 +251,7 @@ class Handle:
         self.maker.raise_if_nonfinite()
         with torch.no_grad():
             self.sync.merge()
-            for _, method in self._acting("epoch_end"):
+            for _, method in self.acting("epoch_end"):
                 method.epoch_end(epoch)
 
     # -- the step --------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ class Handle:
         logits = as_logits(logits)
         if not self.inner.training:
             return self.maker.plain(logits, targets, num_items)
-        if not self._bound and checks.acts_at_updates(self):
+        if self.seam.optimizer is None and checks.acts_at_updates(self):
             raise TetherError("no optimiser is bound: give attach(..., optimizer) or reg.bind(...)")
         self.statistics.run()
         with span("tether::loss"):
@@ -337,7 +337,7 @@ class Handle:
     def measure(self) -> dict[str, dict[str, Any]]:
         """Numbers of every method that has some, by method name."""
         with torch.no_grad():
-            return {name: method.measure() for name, method in self._acting("measure")}
+            return {name: method.measure() for name, method in self.acting("measure")}
 
     # -- end -------------------------------------------------------------------------------------
 
@@ -345,7 +345,7 @@ class Handle:
         """End the epoch, bake what ``prepare`` put in, detach; returns the inner model."""
         self._check_attached()
         self.stream.end_epoch()
-        for _, method in reversed(self._acting("finish")):
+        for _, method in reversed(self.acting("finish")):
             method.finish(self.inner)
         self.detach()
         return self.inner
@@ -359,7 +359,7 @@ class Handle:
             forget(self)
             for method in self.methods.values():
                 method.__dict__["_attached"] = False
-        self._attached = self._bound = False
+        self._attached = False
 
     def __enter__(self) -> Handle:
         return self

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from tether.errors import TetherError
 from tether.method import Method
 
-#: A method stands in the band of the last moment it overrides (or names in its record).
+#: A method stands in the band of the first moment it overrides, or that its record names.
 BANDS = (
     "select", "mix", "relabel", "weigh", "penalise", "edit", "pull", "project", "average",
 )  # fmt: skip
@@ -19,10 +19,6 @@ _MOMENT_BANDS = {
     "edit_gradients": "edit",
     "after_step": "project",
 }
-MOMENTS = (
-    "prepare", "epoch_start", "transform_batch", "transform_targets", "sample_loss",
-    "weight_samples", "penalty", "edit_gradients", "after_step", "epoch_end", "measure", "finish",
-)  # fmt: skip
 
 
 def overrides(method: Method, moment: str) -> bool:

@@ -117,7 +117,7 @@ class StatisticsPass:
             logits = wide(logits)
             targets = handle.task.check(logits, targets)
             valid = handle.task.valid_tokens(targets)
-            features = None if raw is None else handle.taps.pool(raw, valid, handle.pooling())
+            features = None if raw is None else handle.taps.pool(raw, valid, handle.pooling)
             yield Batch(
                 logits=logits, targets=targets, labels=targets, index=index,
                 features=features, mask=mask, args=args, kwargs=kwargs, taps=outputs,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tether.batch import Batch
 from tether.engine.loader import LABEL_KEYS, split_batch
-from tether.engine.order import overrides
 from tether.engine.taps import wide, width
 from tether.errors import NonFiniteError, TetherError
 from tether.method import Method
@@ -33,13 +32,10 @@ class StepMaker:
         self._first_bad: dict[str, Tensor] = {}
         self._logits_checked = False
 
-        def acting(moment: str) -> list[tuple[str, Method]]:
-            return [(n, m) for n, m in handle.methods.items() if overrides(m, moment)]
-
-        self._relabel = acting("transform_targets")
-        self._replace = acting("sample_loss")
-        self._weigh = acting("weight_samples")
-        self._penalise = acting("penalty")
+        self._relabel = handle.acting("transform_targets")
+        self._replace = handle.acting("sample_loss")
+        self._weigh = handle.acting("weight_samples")
+        self._penalise = handle.acting("penalty")
         self._want_rows = handle.needs("index")
         self._want_epochs = handle.needs("epochs")
         self._want_features = handle.needs("features")
@@ -125,7 +121,7 @@ class StepMaker:
             tapped = handle.taps.take_features(raw)
             handle.taps.check_graph(tapped, raw)
             valid = self.task.valid_tokens(targets)
-            features = handle.taps.pool(tapped, valid, handle.pooling())
+            features = handle.taps.pool(tapped, valid, handle.pooling)
             if features.shape[0] != logits.shape[0]:
                 raise TetherError(
                     f"the head saw {features.shape[0]} rows, the logits have {logits.shape[0]}: "
@@ -145,7 +141,10 @@ class StepMaker:
 
     def _check_head(self, logits: Tensor) -> None:
         """Once: the layer taken for the head must make the logits."""
-        if self._logits_checked or not self.handle.head_matters:
+        if self._logits_checked:
+            return
+        self._logits_checked = not self.handle.head_matters
+        if self._logits_checked:
             return
         name, module = self.handle.need_head(next(iter(self.handle.methods)))
         made = width(module, "out")
