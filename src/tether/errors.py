@@ -9,3 +9,7 @@ class TetherError(RuntimeError):
 
 class NonFiniteError(TetherError):
     """A part of the loss became infinite or not a number; the message names it and the step."""
+
+
+class ConfigError(TetherError):
+    """What was asked for cannot be done as it stands: a bad option, file or folder (exit code 2)."""
