@@ -17,7 +17,7 @@ from benchmarks.adarand import head_memory, measure_sizes
 from benchmarks.measure import interleaved, paired_ratio, peak_memory, range_times
 from benchmarks.models import MODELS, Trainer, make_data
 from benchmarks.tables import as_markdown
-from tether.demo.machine import describe_machine
+from tether.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 PLAIN, EMPTY = "plain loop", "no method"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tether.demo.experiments import EXPERIMENTS
-from tether.demo.machine import available_cores, describe_machine
+from tether.machine import available_cores, describe_machine
 from tether.demo.page import make_page
 from tether.demo.pool import run_all
 from tether.demo.progress import Progress

@@ -1,0 +1,233 @@
+"""Data, model, methods and loaders of one stage, put together from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tether.catalogue import create_method
+from tether.data import load_data
+from tether.data.collate import Collator, PairBatches, UnlabelledBatches
+from tether.data.keyed import DomainBalancedSampler, KeyedDataset, KeyedSampler
+from tether.data.table import DataSource
+from tether.data.transforms import image_encoder
+from tether.engine.attach import prepare
+from tether.errors import ConfigError
+from tether.method import Method
+from tether.models import load_model
+from tether.models.freeze import FreezeReport, freeze
+from tether.models.spec import LoadedModel
+from tether.tuning.config import check_methods
+from tether.tuning.options import TuneConfig
+from tether.tuning.weights import load_weights
+
+LOSSES = {
+    "single_label": "cross_entropy",
+    "multi_label": "binary_cross_entropy",
+    "regression": "mse",
+}
+
+
+@dataclass
+class Assembly:
+    """What a stage is made of.
+
+    Attributes:
+        config: its settings.
+        source: the data.
+        loaded: the model with its new head.
+        methods: the methods, in the order given.
+        frozen: what is held still.
+        loss: name of the task loss, or ``"model"``.
+        collate: samples -> batch.
+        train: the training data, randomly transformed.
+        plain: the same samples as in evaluation, for statistics passes.
+        splits: validation and test data.
+        asked: what methods asked of the data layer: need -> names of the methods.
+        extra_batches: entry of a batch -> what makes it from the number of the micro-batch.
+    """
+
+    config: TuneConfig
+    source: DataSource
+    loaded: LoadedModel
+    methods: list[Method]
+    frozen: FreezeReport
+    loss: str
+    collate: Callable[[list[Any]], Any]
+    train: KeyedDataset
+    plain: KeyedDataset
+    splits: dict[str, KeyedDataset]
+    asked: dict[str, list[str]] = field(default_factory=dict)
+    extra_batches: dict[str, Callable[[int], Any]] = field(default_factory=dict)
+
+    def sampler(self) -> Any:
+        """The order of the training data, keyed on seed and epoch."""
+        table = self.source.tables["train"]
+        if "domains" in self.asked and table.domains is not None:
+            per_batch = self.config.batch_size
+            return DomainBalancedSampler(table.domains, per_batch, self.config.seed)
+        return KeyedSampler(len(table), self.config.seed)
+
+
+def assemble(config: TuneConfig, *, start: Path | None = None, new_head: bool = False) -> Assembly:
+    """Read the data, load the model, make the methods.
+
+    Args:
+        config: the settings of a stage.
+        start: weights of the stage before, to begin with.
+        new_head: leave the head as it was drawn anew; so it is, too, where its shape differs.
+
+    Raises:
+        ConfigError: something in the settings does not fit.
+    """
+    methods = make_methods(config)
+    source = load_data(config)
+    loaded = load_model(config, source)
+    if start is not None:
+        load_weights(loaded.model, start, without=f"{loaded.head}." if new_head else None)
+    if config.class_weights:
+        weights = read_class_weights(config.class_weights, source)
+        methods.append(create_method("class_weights", weights=weights))
+    loss = LOSSES[source.task] if config.loss == "auto" else config.loss
+    check_loss(loss, source)
+    asked = what_is_asked(methods, source)
+    prepare(loaded.model, methods)
+    frozen = freeze(loaded.model, loaded.head, config.freeze, config.freeze_norm)
+
+    encode, plain = encoders(config, loaded)
+    views = max((m.info.views for m in methods if "views" in m.info.needs), default=1)
+    tables = source.tables
+    assembly = Assembly(
+        config, source, loaded, methods, frozen, loss, Collator(loaded.pad),
+        train=KeyedDataset(
+            tables["train"], encode, seed=config.seed, train=True, views=views,
+            domains="domains" in asked,
+        ),
+        plain=KeyedDataset(tables["train"], plain, seed=config.seed, train=False),
+        splits={
+            name: KeyedDataset(table, plain, seed=config.seed, train=False)
+            for name, table in tables.items()
+            if name != "train"
+        },
+        asked=asked,
+    )  # fmt: skip
+    if "unlabelled" in asked and source.unlabelled is not None:
+        assembly.extra_batches["unlabelled"] = UnlabelledBatches(
+            source.unlabelled, encode, config.batch_size, config.seed, pad=loaded.pad
+        )
+    if "pairs" in asked and source.pairs is not None and loaded.encode_text is not None:
+        assembly.extra_batches["pairs"] = PairBatches(
+            source.pairs, loaded.encode_text, config.batch_size, config.seed, pad=loaded.pad
+        )
+    return assembly
+
+
+def make_methods(config: TuneConfig) -> list[Method]:
+    """New method objects from the settings, label smoothing among them."""
+    methods = check_methods(config)
+    if config.label_smoothing:
+        methods.append(create_method("label_smoothing", smoothing=config.label_smoothing))
+    return methods
+
+
+def encoders(
+    config: TuneConfig, loaded: LoadedModel
+) -> tuple[Callable[[Any], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
+    """What turns a raw input into the model's: in training, and in evaluation."""
+    if loaded.kind == "image":
+        assert loaded.image is not None
+        name = loaded.input_name
+        return (
+            image_encoder(loaded.image, train=True, augment=config.augment, input_name=name),
+            image_encoder(loaded.image, train=False, augment="none", input_name=name),
+        )
+    if loaded.kind == "text":
+        assert loaded.encode_text is not None
+        return loaded.encode_text, loaded.encode_text
+    encode = VectorEncoder(loaded.input_name)
+    return encode, encode
+
+
+@dataclass(frozen=True)
+class VectorEncoder:
+    """A row of numbers as the model's input."""
+
+    name: str
+
+    def __call__(self, row: Any) -> dict[str, torch.Tensor]:
+        """The row as a float32 tensor."""
+        return {self.name: torch.as_tensor(row, dtype=torch.float32)}
+
+
+def what_is_asked(methods: list[Method], source: DataSource) -> dict[str, list[str]]:
+    """Need of the data layer -> methods that have it.
+
+    Raises:
+        ConfigError: the data lack it; says which option brings it.
+    """
+    asked: dict[str, list[str]] = {}
+    for method in methods:
+        for part in method.expand():
+            for need in part.info.needs:
+                asked.setdefault(need, []).append(part.info.name)
+    remedies = {
+        "domains": (source.tables["train"].domains is not None, "--domain-column NAME"),
+        "unlabelled": (source.unlabelled is not None, "--unlabelled PATH"),
+        "pairs": (source.pairs is not None, "--pairs PATH"),
+    }
+    for need, (there, remedy) in remedies.items():
+        if need in asked and not there:
+            raise ConfigError(f"method {asked[need][0]!r} needs {need}: give {remedy}")
+    return asked
+
+
+def check_loss(loss: str, source: DataSource) -> None:
+    """Refuse a loss that cannot take the labels.
+
+    Raises:
+        ConfigError: says which losses can.
+    """
+    fits = {
+        "single_label": ("cross_entropy", "model"),
+        "multi_label": ("binary_cross_entropy", "mse", "l1", "model"),
+        "regression": ("mse", "l1", "model"),
+    }[source.task]
+    if loss not in fits:
+        raise ConfigError(
+            f"option loss: {loss} does not take {source.task} labels; use {' or '.join(fits)}"
+        )
+
+
+def read_class_weights(text: str, source: DataSource) -> list[float] | str:
+    """``balanced``, or a weight for each class by its name.
+
+    Raises:
+        ConfigError: an unknown class, a class without a weight, a weight that is no number.
+    """
+    if source.task != "single_label":
+        raise ConfigError(f"option class_weights: the data are {source.task}, not single_label")
+    if text == "balanced":
+        return text
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = part.rpartition("=")
+        try:
+            given[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not given[name] >= 0:
+            raise ConfigError(f"option class_weights: {part!r} is not CLASS=WEIGHT, or below 0")
+    names = source.class_names
+    for name in given:
+        if name not in names:
+            raise ConfigError(
+                f"option class_weights: no class {name!r}; the data have {', '.join(names[:20])}"
+            )
+    left = [name for name in names if name not in given]
+    if left:
+        raise ConfigError(f"option class_weights: no weight for {', '.join(left[:20])}")
+    return [given[name] for name in names]

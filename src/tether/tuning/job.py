@@ -1,0 +1,181 @@
+"""``tether.tune``: one run, from settings to a model that loads anywhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tether.errors import Interrupted
+from tether.tuning.assembly import Assembly, assemble
+from tether.tuning.config import StageSpec, load_config, resolve_methods, stage_configs
+from tether.tuning.export import export
+from tether.tuning.files import read_rows, write_json
+from tether.tuning.log import logging_to
+from tether.tuning.options import TuneConfig
+from tether.tuning.result import Result
+from tether.tuning.run_folder import RunFolder, default_folder, read_progress
+from tether.tuning.stage import METRICS_FILE, Stage, wait
+
+logger = logging.getLogger("tether.tune")
+
+
+def tune(
+    config: TuneConfig | Mapping[str, Any] | str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Any] = (),
+    show: bool = False,
+) -> Result:
+    """Fine-tune a pretrained model on data, with methods; what ``tether tune`` does.
+
+    Args:
+        config: the settings: an object, a mapping, or a YAML or TOML file.
+        resume: go on with the run in the output folder; a complete one gives its result back.
+        overwrite: remove what is in the output folder.
+        callbacks: further callbacks of the Hugging Face Trainer, for every stage.
+        show: show progress on stderr.
+
+    Returns:
+        Scores of the last and of the best epoch, and the history.
+
+    Raises:
+        ConfigError: the settings cannot be followed; nothing was written.
+        TetherError: training failed; ``RUN/FAILED`` and ``RUN/run.log`` say why.
+        Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
+
+    Example:
+        >>> import tempfile
+        >>> run = tempfile.TemporaryDirectory()
+        >>> result = tune({
+        ...     "model": "demo:digits", "data": "demo:digits", "epochs": 1, "lr": 0.01,
+        ...     "methods": ["l2_sp:weight=0.01"], "output_dir": run.name + "/run",
+        ... })
+        >>> sorted(result.last)
+        ['test', 'validation']
+    """
+    config = load_config(config)
+    names = [name for name, _ in resolve_methods(config)]
+    folder = RunFolder(
+        Path(config.output_dir) if config.output_dir else default_folder(config, names),
+        config, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
+        folder.check()
+    if resume and folder.finished:
+        return Result.read(folder.path)
+    stages = stage_configs(config)
+    done = read_progress(folder.path)["stages"] if resume else []
+    at = min(len(done), len(stages) - 1)
+    assembly = _assemble(stages[at], done)  # says what is wrong before anything is written
+    before = done[-1] if done else {"epochs": 0.0, "steps": 0.0, "seconds": 0.0}
+    first = Stage(
+        assembly, folder.path, at + 1, alone=len(stages) == 1, before=before,
+        callbacks=[*callbacks, *_progress(show and main)],
+    )  # fmt: skip
+    try:
+        if main:
+            folder.open()
+        wait()
+        with logging_to(folder.path / "run.log" if main else None):
+            return _run(config, folder, stages, done, first, callbacks, show and main, main)
+    except Interrupted:
+        raise
+    except BaseException as error:
+        if main and folder.opened:
+            folder.mark_failed(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        folder.close()
+
+
+def _run(
+    config: TuneConfig, folder: RunFolder, stages: list[StageSpec], done: list[dict[str, Any]],
+    stage: Stage, callbacks: Sequence[Any], show: bool, main: bool,
+) -> Result:  # fmt: skip
+    if main:
+        from tether.tuning.environment import environment
+
+        write_json(folder.path / "environment.json", environment())
+    try:
+        for number in range(stage.number, len(stages) + 1):
+            if number > stage.number:
+                assembly = _assemble(stages[number - 1], done)
+                stage = Stage(
+                    assembly, folder.path, number, alone=False, before=done[-1],
+                    callbacks=[*callbacks, *_progress(show)],
+                )  # fmt: skip
+            logger.info(
+                "stage %d of %d: %s", number, len(stages), stage.assembly.methods or "plain"
+            )
+            stage.train()
+            if number < len(stages):
+                done = [*done, _end_of_stage(stage, stages[number])]
+                if main:
+                    write_json(folder.path / "progress.json", {"stages": done})
+        return _end_of_run(config, folder, stage, main)
+    except BaseException:
+        logger.exception("broken off")
+        raise
+
+
+def _progress(show: bool) -> list[Any]:
+    from tether.tuning.progress import progress  # it needs the Trainer's package
+
+    return progress() if show else []
+
+
+def _assemble(spec: StageSpec, done: Sequence[Mapping[str, Any]]) -> Assembly:
+    """The parts of a stage, its weights taken from the stage before where it starts there."""
+    start = None
+    if done and spec.start_from != "pretrained":
+        start = Path(done[-1]["weights"])
+    return assemble(spec.config, start=start, new_head="head" in spec.reset)
+
+
+def _end_of_stage(stage: Stage, following: StageSpec) -> dict[str, Any]:
+    """Keep the weights that the next stage starts from."""
+    done = dict(stage.done)
+    if following.start_from == "best":
+        stage.use_best()
+    stage.finish()
+    weights = stage.root / "end.safetensors"
+    stage.keep_weights(weights)
+    return {**done, "weights": str(weights)}
+
+
+def _end_of_run(config: TuneConfig, folder: RunFolder, stage: Stage, main: bool) -> Result:
+    done = dict(stage.done)
+    last, last_logits = stage.scores()
+    keep = stage.root / "last.safetensors"
+    if config.export == "last":
+        stage.keep_weights(keep)
+    best_epoch = stage.use_best()
+    best, best_logits = stage.scores() if best_epoch else (last, last_logits)
+    if config.export == "last":
+        stage.use(keep)
+        keep.unlink(missing_ok=True)
+    stage.finish()
+    result = Result(
+        run_dir=str(folder.path),
+        metric=stage.metric,
+        last=last,
+        best=best,
+        best_epoch=best_epoch,
+        epochs=done["epochs"],
+        steps=int(done["steps"]),
+        seconds=round(done["seconds"], 3),
+        stopped_early=stage.watch.stopped,
+        methods=[repr(method) for method in stage.assembly.methods],
+        history=read_rows(folder.path / METRICS_FILE),
+    )
+    if main:
+        logits = last_logits if config.export == "last" else best_logits
+        export(folder.path, stage.assembly, config, result, logits)
+        folder.mark_done(result.as_json())
+    wait()
+    return result

@@ -1,0 +1,146 @@
+"""``--dry-run``: what a run would do and about how long it would take, without doing it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tether.data import describe
+from tether.engine.state import world_size
+from tether.tuning.assembly import Assembly, assemble
+from tether.tuning.config import StageSpec, load_config, resolve_methods, stage_configs
+from tether.tuning.options import TuneConfig
+from tether.tuning.run_folder import RunFolder, default_folder
+from tether.tuning.stage import Stage
+
+Section = tuple[str, list[str]]
+MEASURED_STEPS = 4
+
+
+def plan(config: TuneConfig) -> list[Section]:
+    """Headings and lines: data, model, methods, cost, output; a few steps are measured.
+
+    Raises:
+        ConfigError: what a run would raise before it writes anything.
+    """
+    config = load_config(config)
+    names = [name for name, _ in resolve_methods(config)]
+    path = Path(config.output_dir) if config.output_dir else default_folder(config, names)
+    RunFolder(path, config, resume=False, overwrite=False).check()
+    stages = stage_configs(config)
+    sections: list[Section] = []
+    for number, stage in enumerate(stages, start=1):
+        title = f"stage {number}: " if len(stages) > 1 else ""
+        made = assemble(stage.config)
+        sections += [
+            (f"{title}data", describe(made.source)),
+            (f"{title}model", _model(made)),
+            (f"{title}methods", _methods(made)),
+            (f"{title}training", _training(made, stage)),
+        ]
+    sections.append(("output", [f"{path} (does not exist yet, or is empty)"]))
+    return sections
+
+
+def _model(made: Assembly) -> list[str]:
+    loaded = made.loaded
+    parameters = list(loaded.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    lines = [
+        f"{loaded.name} ({loaded.library}), head {loaded.head!r} for "
+        f"{len(made.source.class_names)} outputs",
+        f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters are trained",
+    ]
+    if loaded.keys is not None:
+        keys = loaded.keys
+        lines.append(
+            f"weights: {len(keys.taken)} keys taken, {len(keys.head)} of the new head, "
+            f"{len(keys.missing)} missing, {len(keys.unexpected)} not used"
+        )
+        for what, names in (("missing", keys.missing), ("not used", keys.unexpected)):
+            if names:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                lines.append(f"  {what}: {', '.join(names[:5])}{more}")
+    if made.frozen.parameters:
+        lines.append(
+            f"held still: {len(made.frozen.parameters)} tensors, statistics of "
+            f"{len(made.frozen.norms)} norm layers"
+        )
+    if loaded.image is not None:
+        image = loaded.image
+        lines.append(
+            f"images of {image.size[0]} x {image.size[1]}, {image.interpolation}, mean "
+            f"{image.mean}, std {image.std}, augmentation {made.config.augment!r}"
+        )
+    return lines
+
+
+def _methods(made: Assembly) -> list[str]:
+    if not made.methods:
+        return ["plain fine-tuning, without any method"]
+    lines = []
+    for method in made.methods:
+        lines.append(f"{method!r}: {method.info.summary}")
+        for part in method.expand():
+            name = part.info.name
+            asked = [need for need, names in made.asked.items() if name in names]
+            if asked:
+                lines.append(f"  {name} asks for {', '.join(asked)}")
+    return lines
+
+
+def _training(made: Assembly, stage: StageSpec) -> list[str]:
+    config, samples = made.config, len(made.train)
+    per_update = config.batch_size * config.grad_accum_steps * world_size()
+    updates = math.ceil(samples / per_update)
+    step, evaluation = measure(made)
+    seconds = config.epochs * (updates * step + evaluation)
+    return [
+        f"{config.epochs:g} epochs of {updates} updates ({config.batch_size} samples x "
+        f"{config.grad_accum_steps} forwards x {world_size()} processes), loss {made.loss}",
+        f"{config.optim}, learning rate {config.lr:g} (head {config.lr * config.head_lr_mult:g}), "
+        f"{config.lr_scheduler}, precision {config.precision}",
+        f"about {seconds:.0f} s: {step * 1000:.0f} ms an update, {evaluation:.1f} s an evaluation "
+        f"(measured on {MEASURED_STEPS} updates)",
+    ]
+
+
+def measure(made: Assembly) -> tuple[float, float]:
+    """Seconds of an update, and of an evaluation of the validation data, on a few real ones."""
+    config = replace(made.config, save_total_limit=0, patience=0, report_to="none")
+    made = replace(made, config=config)
+    with tempfile.TemporaryDirectory() as folder:
+        nothing = {"epochs": 0.0, "steps": 0.0, "seconds": 0.0}
+        clock = _clock()
+        stage = Stage(made, Path(folder), 1, alone=True, before=nothing, callbacks=[clock])
+        stage.args.max_steps = MEASURED_STEPS
+        stage.train()
+        stage.finish()
+    return clock.update, clock.evaluation
+
+
+def _clock() -> Any:
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        update = evaluation = 0.0
+        _times: list[float]
+
+        def on_train_begin(self, *args: Any, **now: Any) -> None:
+            self._times = []
+
+        def on_step_end(self, *args: Any, **now: Any) -> None:
+            self._times.append(time.perf_counter())
+
+        def on_evaluate(
+            self, args: Any, state: Any, control: Any, metrics: Any, **now: Any
+        ) -> None:
+            gaps = [b - a for a, b in zip(self._times, self._times[1:], strict=False)]
+            self.update = sorted(gaps)[len(gaps) // 2] if gaps else 0.0
+            self.evaluation = float(metrics.get("eval_runtime", 0.0))
+
+    return Clock()

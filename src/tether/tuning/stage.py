@@ -1,0 +1,218 @@
+"""One stage of a run: train, go on where it was broken off, score last and best weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from tether.engine.state import distributed
+from tether.errors import Interrupted
+from tether.tuning.arguments import metric_name, training_arguments
+from tether.tuning.assembly import Assembly
+from tether.tuning.checkpoints import newest, read_manifest
+from tether.tuning.files import read_rows, write_rows
+from tether.tuning.metrics import score
+from tether.tuning.weights import load_weights, read_about, save_weights
+
+METRICS_FILE = "metrics.jsonl"
+BEST = "best"
+Scores = dict[str, dict[str, float]]
+
+
+class Stage:
+    """A stage that is being run.
+
+    Args:
+        assembly: what it is made of.
+        run: the run folder.
+        number: its number, from 1.
+        alone: whether it is the only one, so that its checkpoints need no folder of their own.
+        before: epochs, steps and seconds of the stages before.
+        callbacks: further ones for the Trainer.
+    """
+
+    def __init__(
+        self, assembly: Assembly, run: Path, number: int, *, alone: bool,
+        before: dict[str, float], callbacks: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        from tether.tuning.callbacks import Stop, Watch  # they need the Trainer's package
+
+        self.assembly, self.run, self.number = assembly, run, number
+        config, task = assembly.config, assembly.source.task
+        self.root = run / "checkpoints" if alone else run / "checkpoints" / f"stage-{number}"
+        self.best_file = self.root / BEST / "model.safetensors"
+        self.metric = metric_name(config, task)
+        self.args = training_arguments(config, self.root, task)
+        self.before = before
+        self.stop = Stop()
+        self.watch = Watch(
+            run / METRICS_FILE, self.best_file, self.metric, config.patience, number, before,
+            self._numbers,
+        )  # fmt: skip
+        self.sampler = assembly.sampler()
+        self._callbacks = callbacks
+        self.trainer: Any = None
+
+    def make_trainer(self) -> Any:
+        """The Trainer, with tether attached: w0 is what the model holds now."""
+        from tether.tuning.callbacks import EpochKeys, Seal
+        from tether.tuning.trainer import TuneTrainer
+
+        made, config = self.assembly, self.assembly.config
+        plain = DataLoader(made.plain, self.args.eval_batch_size, collate_fn=made.collate)
+        valid = DataLoader(
+            made.splits["validation"], self.args.eval_batch_size, collate_fn=made.collate
+        )
+        options: dict[str, Any] = {
+            "train_data": plain, "valid_data": valid, "loss": made.loss, "head": made.loaded.head,
+            "source_head": made.loaded.source_head, "seed": config.seed,
+        }  # fmt: skip
+        trainer = TuneTrainer(
+            model=made.loaded.model,
+            args=self.args,
+            train_dataset=made.train,
+            eval_dataset=made.splits["validation"],
+            data_collator=made.collate,
+            compute_metrics=self._score,
+            callbacks=[EpochKeys(made.train, self.sampler), self.watch, self.stop,
+                       *self._callbacks],
+            tether_methods=made.methods,
+            tether_options=options,
+            config=config,
+            head=made.loaded.head,
+            sampler=lambda: self.sampler,
+            extra_batches=made.extra_batches,
+        )  # fmt: skip
+        keep = config.save_total_limit
+        wait, stopped = trainer.accelerator.wait_for_everyone, lambda: self.watch.stopped
+        trainer.add_callback(Seal(keep, wait, stopped))  # after the one that saves the methods
+        return trainer
+
+    def train(self) -> None:
+        """Train to the end, from the newest complete checkpoint where there is one.
+
+        Raises:
+            Interrupted: a signal came; a checkpoint was saved.
+        """
+        checkpoint = self._find_checkpoint()
+        self._cut_metrics(checkpoint)
+        self.trainer = self.make_trainer()
+        with self.stop.listening():
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.stop.signum:
+            raise Interrupted(self.stop.signum)
+
+    @property
+    def done(self) -> dict[str, float]:
+        """Epochs, steps and seconds up to the end of this stage."""
+        state = self.trainer.state
+        return {
+            "epochs": self.before["epochs"] + float(state.epoch or 0),
+            "steps": self.before["steps"] + state.global_step,
+            "seconds": self.watch.seconds,
+        }
+
+    # -- going on --------------------------------------------------------------------------------
+
+    def _find_checkpoint(self) -> Path | None:
+        if self.args.process_index == 0 and self.root.is_dir():
+            newest(self.root)  # removes what was broken off
+        wait()
+        checkpoint = newest(self.root) if self.root.is_dir() else None
+        manifest = read_manifest(checkpoint) if checkpoint else None
+        if manifest is not None and manifest["finished"]:
+            # patience had run out: nothing is trained beyond
+            self.args.max_steps = int(str(manifest["step"]))
+            self.watch.stopped = bool(manifest["stopped"])
+        return checkpoint
+
+    def _cut_metrics(self, checkpoint: Path | None) -> None:
+        """Drop the rows of what is trained again, and take up the time of those that stay."""
+        path, at = self.run / METRICS_FILE, 0
+        if checkpoint is not None:
+            at = int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+        last = int(self.before["steps"]) + at
+        rows = [
+            row for row in read_rows(path)
+            if row["stage"] < self.number or (row["stage"] == self.number and row["step"] <= last)
+        ]  # fmt: skip
+        if rows and rows[-1]["stage"] == self.number:
+            self.before = {**self.before, "seconds": rows[-1]["seconds"]}
+            self.watch.before = self.before
+        if self.args.process_index == 0 and path.is_file():
+            write_rows(path, rows)
+        wait()
+
+    # -- scores ----------------------------------------------------------------------------------
+
+    def _score(self, predicted: Any) -> dict[str, float]:
+        return score(self.assembly.source.task, first(predicted.predictions), predicted.label_ids)
+
+    def _numbers(self) -> dict[str, float]:
+        """What the methods measure, one number each."""
+        handle = self.trainer.tether
+        return {
+            f"{method}.{name}": float(value)
+            for method, values in handle.measure().items()
+            for name, value in values.items()
+            if isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0
+        }
+
+    def scores(self) -> tuple[Scores, dict[str, NDArray[Any]]]:
+        """Every split's metrics with the weights that the model holds, and the logits."""
+        found: Scores = {}
+        logits = {}
+        for name, data in self.assembly.splits.items():
+            if data.table.labels is None:
+                continue
+            output = self.trainer.predict(data, metric_key_prefix=name)
+            skip = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+            short = {
+                key.removeprefix(f"{name}_"): float(value) for key, value in output.metrics.items()
+            }
+            found[name] = {key: value for key, value in short.items() if key not in skip}
+            logits[name] = first(output.predictions)
+        return found, logits
+
+    def use_best(self) -> float:
+        """Load the best epoch's weights; returns that epoch, 0 where none was kept."""
+        if not self.best_file.is_file():
+            return 0.0
+        self.use(self.best_file)
+        return read_about(self.best_file)["epoch"]
+
+    def use(self, path: Path) -> None:
+        """Load weights that were kept."""
+        load_weights(self.assembly.loaded.model, path)
+
+    def keep_weights(self, path: Path) -> None:
+        """Write the weights that the model holds."""
+        write = self.args.process_index == 0
+        save_weights(self.assembly.loaded.model, path, dict(self.done), write=write)
+        wait()
+
+    def finish(self) -> None:
+        """Bake what methods put into the model, and detach."""
+        if self.trainer.tether is not None:
+            self.assembly.loaded.model = self.trainer.tether.finish()
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if distributed():
+        torch.distributed.barrier()
+
+
+def first(predictions: Any) -> NDArray[np.floating[Any]]:
+    """The logits among a model's outputs."""
+    found: NDArray[np.floating[Any]] = (
+        predictions[0] if isinstance(predictions, tuple) else predictions
+    )
+    return found

@@ -1,0 +1,87 @@
+"""The Trainer of a run: keyed order and transforms, our optimiser groups, extra batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+
+from tether.integrations.hf import TetherMixin
+from tether.tuning.options import TuneConfig
+
+OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+}
+
+
+class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
+    """The Trainer with tether's loss, as ``tether tune`` runs it.
+
+    Args:
+        config: the settings.
+        head: dotted name of the model's head.
+        sampler: makes the sampler of the training data; it has ``set_epoch``.
+        extra_batches: entry of a batch -> what makes it from the number of the micro-batch
+            (unlabelled inputs, preference pairs).
+    """
+
+    def __init__(
+        self, *args: Any, config: TuneConfig, head: str, sampler: Callable[[], Any],
+        extra_batches: dict[str, Callable[[int], Any]], **kwargs: Any,
+    ) -> None:  # fmt: skip
+        self._config, self._head_name = config, head
+        self._sampler, self._extra_batches = sampler, extra_batches
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._sampler()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """An optimiser of torch over groups by depth, norms and biases without decay."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self._config, model or self.model, self._head_name)
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The mixin's, with the batches that methods asked for beside the labelled one."""
+        if self._extra_batches and self.model.training and self.tether is not None:
+            step = self.tether.micro_step
+            extra = {name: make(step) for name, make in self._extra_batches.items()}
+            inputs = {**inputs, **self._prepare_inputs(extra)}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the number is for texts only, and costs a walk over the parameters."""
+        return 0
+
+
+def make_optimizer(config: TuneConfig, model: nn.Module, head: str) -> torch.optim.Optimizer:
+    """The optimiser that the settings name.
+
+    Raises:
+        ConfigError: it does not take one of ``optim_args``.
+    """
+    from tether.errors import ConfigError
+    from tether.models.groups import parameter_groups
+
+    groups: Iterable[dict[str, Any]] = parameter_groups(
+        model, head, lr=config.lr, head_lr_mult=config.head_lr_mult,
+        weight_decay=config.weight_decay, layer_decay=config.layer_decay,
+    )  # fmt: skip
+    kind = OPTIMISERS[config.optim]
+    given = dict(config.optim_args)
+    if config.optim == "sgd":
+        given.setdefault("momentum", 0.9)
+    try:
+        return kind(groups, lr=config.lr, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"option optim_args: {config.optim}: {error}") from None
