@@ -12,4 +12,17 @@ class NonFiniteError(TetherError):
 
 
 class ConfigError(TetherError):
-    """What was asked for cannot be done as it stands: a bad option, file or folder (exit code 2)."""
+    """What was asked for cannot be done: a bad option, file or folder (exit code 2)."""
+
+
+class Interrupted(TetherError):
+    """A signal asked a job to stop, and it did so in good order (exit code 128 + signal).
+
+    Args:
+        signum: number of the signal.
+        message: what was kept, and how to go on.
+    """
+
+    def __init__(self, signum: int, message: str = "saved; go on with --resume") -> None:
+        super().__init__(message)
+        self.signum = int(signum)

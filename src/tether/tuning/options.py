@@ -9,9 +9,10 @@ GROUPS = ("Main", "Model", "Data", "Optimiser", "Training", "Output")
 
 
 def option(
-    default: Any, text: str, *, group: str = "Main", metavar: str = "", choices: tuple[str, ...] = (),
-    low: float | None = None, high: float | None = None, above: float | None = None,
-    aliases: tuple[str, ...] = (), many: bool = False, settings: bool = True,
+    default: Any, text: str, *, group: str = "Main", metavar: str = "",
+    choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None,
+    above: float | None = None, aliases: tuple[str, ...] = (), many: bool = False,
+    settings: bool = True,
 ) -> Any:  # fmt: skip
     """A field of :class:`TuneConfig` with what the command line needs to know of it.
 
@@ -74,7 +75,9 @@ class TuneConfig:
     eval_metric: str = option(
         "", "chooses the best epoch; by default accuracy, map (multi-label) or mae", metavar="NAME"
     )
-    patience: int = option(0, "stop after this many epochs without a better metric; 0: never", low=0)
+    patience: int = option(
+        0, "stop after this many epochs without a better metric; 0: never", low=0
+    )
     noise: str = option(
         "", "put wrong labels into the training data, for experiments", metavar="NAME:RATE"
     )
@@ -106,11 +109,15 @@ class TuneConfig:
         "auto", "what the labels are", group="Data",
         choices=("auto", "single_label", "multi_label", "regression"),
     )  # fmt: skip
-    text_column: str = option("", "column(s) of the texts; two: sentence pairs", group="Data", metavar="NAME[,NAME]")
+    text_column: str = option(
+        "", "column(s) of the texts; two: sentence pairs", group="Data", metavar="NAME[,NAME]"
+    )
     image_column: str = option("", "column of the image paths", group="Data", metavar="NAME")
     label_column: str = option("", "column(s) of the labels", group="Data", metavar="NAME[,NAME…]")
     label_separator: str = option(";", "between the labels of a multi-label cell", group="Data")
-    domain_column: str = option("", "column that says where a sample comes from", group="Data", metavar="NAME")
+    domain_column: str = option(
+        "", "column that says where a sample comes from", group="Data", metavar="NAME"
+    )
     unlabelled: str = option(
         "", "more inputs without labels, for methods that use them", group="Data", metavar="PATH"
     )
@@ -144,7 +151,9 @@ class TuneConfig:
         choices=("cosine", "linear", "constant", "polynomial", "cosine_with_restarts"),
         aliases=("lr_scheduler_type", "sched"),
     )  # fmt: skip
-    warmup_ratio: float = option(0.0, "share of training with a rising rate", group="Optimiser", low=0, high=1)
+    warmup_ratio: float = option(
+        0.0, "share of training with a rising rate", group="Optimiser", low=0, high=1
+    )
     clip_grad: float = option(
         0.0, "largest norm of all gradients together; 0: none", group="Optimiser", low=0,
         aliases=("max_grad_norm",),
@@ -152,11 +161,13 @@ class TuneConfig:
 
     # -- Training ----------------------------------------------------------------------------------
     loss: str = option(
-        "auto", "by default cross_entropy, binary_cross_entropy (multi-label) or mse; 'model': its own",
+        "auto", "auto: cross_entropy, binary_cross_entropy (multi-label) or mse; model: its own",
         group="Training",
         choices=("auto", "cross_entropy", "binary_cross_entropy", "mse", "l1", "model"),
     )  # fmt: skip
-    label_smoothing: float = option(0.0, "share of each label spread over all classes", group="Training", low=0, high=0.99)
+    label_smoothing: float = option(
+        0.0, "share of each label spread over all classes", group="Training", low=0, high=0.99
+    )
     class_weights: str = option(
         "", "'balanced', or CLASS=WEIGHT,CLASS=WEIGHT", group="Training", metavar="WEIGHTS"
     )
@@ -165,14 +176,24 @@ class TuneConfig:
         group="Training", choices=("auto", "all", "none"),
     )  # fmt: skip
     compile: bool = option(False, "torch.compile the model", group="Training")
-    eval_batch_size: int = option(0, "samples of an evaluating forward; 0: the training one's", group="Training", low=0, settings=False)
+    eval_batch_size: int = option(
+        0,
+        "samples of an evaluating forward; 0: the training one's",
+        group="Training",
+        low=0,
+        settings=False,
+    )
     stages: list[Any] = option(
         [], "stages one after another (YAML only): lists of options", group="Training"
     )
-    fsdp: str = option("", "shard the model over accelerators ('full_shard')", group="Training", metavar="HOW")
+    fsdp: str = option(
+        "", "shard the model over accelerators ('full_shard')", group="Training", metavar="HOW"
+    )
 
     # -- Output ------------------------------------------------------------------------------------
-    save_steps: int = option(0, "updates between checkpoints; 0: one each epoch", group="Output", low=0, settings=False)
+    save_steps: int = option(
+        0, "updates between checkpoints; 0: one each epoch", group="Output", low=0, settings=False
+    )
     save_total_limit: int = option(
         2, "checkpoints to keep, beside the best one; 0: write none", group="Output", low=0,
         settings=False,
@@ -185,7 +206,13 @@ class TuneConfig:
         "none", "none, tensorboard, wandb, mlflow, trackio; several separated by commas",
         group="Output", metavar="TRACKER", settings=False,
     )  # fmt: skip
-    logging_steps: int = option(0, "updates between lines of a tracker; 0: one each epoch", group="Output", low=0, settings=False)
+    logging_steps: int = option(
+        0,
+        "updates between lines of a tracker; 0: one each epoch",
+        group="Output",
+        low=0,
+        settings=False,
+    )
 
     def about(self, name: str) -> Any:
         """What the table says of an option."""
