@@ -26,7 +26,13 @@ NEEDS = (
     "horizon",  # the length of training: epochs or total_steps
     "source_head",  # the discarded head of the pretrained model
     "inputs",  # the arguments of the model's call
+    "views",  # further views of each sample, augmented independently
+    "domains",  # a domain index for each sample
+    "unlabelled",  # a batch of inputs without labels
+    "pairs",  # a batch of preference pairs
 )
+#: Needs that come with each batch: entries of a dict batch, or arguments of ``reg.loss``.
+ENTRIES = ("views", "domains", "unlabelled", "pairs")
 COSTS = ("free", "light", "forward", "heavy")
 RANGES = ("log", "uniform", "int", "choice")
 
@@ -48,6 +54,8 @@ class MethodInfo:
         stochastic: draws random numbers.
         batch_statistics: normalises over the batch, so that accumulation and several ranks pool
             differently from one large batch.
+        views: with the need ``"views"``: how many views of a sample it works on, the one that the
+            loss is computed on among them; ``batch.extras["views"]`` holds the others.
         pooling: how token features become one row a sequence (``"mean"``), None: refuses tokens.
         losses: kinds of loss it works with; empty: all.
         conflicts: registered names it cannot be combined with.
@@ -68,6 +76,7 @@ class MethodInfo:
     example: Mapping[str, Any] = field(default_factory=dict)
     stochastic: bool = False
     batch_statistics: bool = False
+    views: int = 2
     pooling: str | None = None
     losses: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
@@ -108,7 +117,8 @@ def register(name: str, *, kind: str, **record: Any) -> Callable[[M], M]:
         raise ValueError(f"method {name!r}: unknown needs {sorted(unknown)}; known: {NEEDS}")
     if record.get("cost", "light") not in COSTS:
         raise ValueError(f"method {name!r}: cost must be one of {', '.join(COSTS)}")
-
+    if record.get("views", 2) < 2:
+        raise ValueError(f"method {name!r}: views counts the sample's own one: at least 2")
     for option, values in record.get("search_space", {}).items():
         if values[0] not in RANGES:
             raise ValueError(f"method {name!r}: the range of {option!r} is one of {RANGES}")

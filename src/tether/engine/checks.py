@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tether.catalogue import ENTRIES
 from tether.engine.order import overrides
 from tether.engine.taps import width
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
     from tether.engine.handle import Handle
+    from tether.method import Method
+
+_ENTRY_TEXT = {
+    "views": "further views of each sample, augmented independently",
+    "domains": "the domain of each sample",
+    "unlabelled": "a batch of inputs without labels",
+    "pairs": "a batch of preference pairs",
+}
 
 
 def check_needs(handle: Handle) -> None:
@@ -59,6 +69,39 @@ def check_needs(handle: Handle) -> None:
                 f"method {name!r}: {what} needs the length of training: attach(..., epochs=...) or "
                 "total_steps=..."
             )
+
+
+def batch_entries(methods: Mapping[str, Method]) -> dict[str, str]:
+    """Entry of a batch that methods ask for -> the first that does."""
+    asked = ((need, name) for name, method in methods.items() for need in method.info.needs)
+    return {need: name for need, name in reversed(list(asked)) if need in ENTRIES}
+
+
+def take_entries(wanted: Mapping[str, str], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Take what is not the model's out of its keyword arguments, for ``Handle.loss``."""
+    return {name: inputs.pop(name) for name in wanted if name in inputs}
+
+
+def check_entries(wanted: Mapping[str, str], extras: dict[str, Any], logits: Tensor) -> None:
+    """Raise where a method did not get an entry; domains become indices on the device.
+
+    Raises:
+        TetherError: names the method, the entry and the remedy.
+    """
+    for name, who in wanted.items():
+        if extras.get(name) is None:
+            raise TetherError(
+                f"method {who!r} needs {_ENTRY_TEXT[name]}: reg.loss(logits, targets, {name}=...); "
+                f"under a Trainer the entry {name!r} of dict batches"
+            )
+    if "domains" in wanted:
+        domains = torch.as_tensor(extras["domains"])
+        if domains.is_floating_point() or domains.shape != logits.shape[:1]:
+            raise TetherError(
+                f"domains must hold one whole number a row: {logits.shape[0]} rows of logits, "
+                f"domains of shape {tuple(domains.shape)} and type {domains.dtype}"
+            )
+        extras["domains"] = domains.to(logits.device, torch.int64)
 
 
 def acts_at_updates(handle: Handle) -> bool:

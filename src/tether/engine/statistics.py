@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tether.batch import Batch
+from tether.engine.checks import take_entries
 from tether.engine.loader import split_batch, to_device
 from tether.engine.state import distributed, kept_random_state, rank, world_size
 from tether.engine.taps import as_logits, wide
@@ -113,6 +114,7 @@ class StatisticsPass:
             data = DataLoader(data, loader.batch_size or 64, collate_fn=loader.collate_fn)
         for given, index, mask in evaluation_batches(data, handle.device):
             args, kwargs, targets = split_batch(given)
+            extras = take_entries(handle.maker.entries, kwargs)
             logits, raw, outputs = quiet_forward(handle, args, kwargs, None)
             logits = wide(logits)
             targets = handle.task.check(logits, targets)
@@ -121,6 +123,7 @@ class StatisticsPass:
             yield Batch(
                 logits=logits, targets=targets, labels=targets, index=index,
                 features=features, mask=mask, args=args, kwargs=kwargs, taps=outputs,
+                extras=extras,
             )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tether.batch import Batch
+from tether.engine import checks
 from tether.engine.loader import LABEL_KEYS, split_batch
 from tether.engine.taps import wide, width
 from tether.errors import NonFiniteError, TetherError
@@ -40,6 +41,8 @@ class StepMaker:
         self._want_epochs = handle.needs("epochs")
         self._want_features = handle.needs("features")
         self._want_inputs = handle.needs("inputs")
+        #: Entries of dict batches that are a method's and not the model's.
+        self.entries = checks.batch_entries(handle.methods)
 
     # -- before the forward ----------------------------------------------------------------------
 
@@ -52,13 +55,16 @@ class StepMaker:
             args, kwargs, targets = split_batch(given)
             self.handle.phase = "inputs"
             none = torch.empty(0)
-            batch = Batch(none, targets, targets, index=stream.rows, args=args, kwargs=kwargs)
+            extras = checks.take_entries(self.entries, kwargs)
+            batch = Batch(
+                none, targets, targets, index=stream.rows, args=args, kwargs=kwargs, extras=extras
+            )
             for _, method in methods:
                 batch = method.transform_batch(batch)
             stream.rows, self.row_weights = batch.index, batch.weights
             if hasattr(given, "items"):
                 key = next(k for k in LABEL_KEYS if k in given)
-                yield {**batch.kwargs, key: batch.targets}
+                yield {**batch.kwargs, **batch.extras, key: batch.targets}
             else:
                 yield (*batch.args, batch.targets)
 
@@ -116,6 +122,7 @@ class StepMaker:
         targets = self.task.check(logits, targets)
         mask = self.task.row_mask(targets)
         self._check_head(raw)
+        checks.check_entries(self.entries, extras, logits)
         features = None
         if self._want_features:
             tapped = handle.taps.take_features(raw)
@@ -194,7 +201,7 @@ class StepMaker:
             batch.targets = targets
         share: float | Tensor | None = None
         if num_items is not None:
-            share = self.task.items(batch.targets) / num_items
+            share = self._items(batch) / num_items
         mean = self._task(batch)
         total = mean if share is None else mean * share
         parts = {"task": mean.detach()}
@@ -209,12 +216,19 @@ class StepMaker:
             total = total + (part if share is None else part * share)
         return total, parts
 
+    def _items(self, batch: Batch) -> Tensor | int:
+        """Items of the batch; class probabilities in place of indices lose the -100."""
+        if batch.mask is not None and batch.targets.is_floating_point():
+            return batch.mask.sum()
+        return self.task.items(batch.targets)
+
     def _task(self, batch: Batch) -> Tensor:
         """Mean task loss; the plain kernel where nothing weighs or replaces sample losses."""
         mask = batch.mask
         if mask is not None and mask.device.type == "cpu" and not mask.numpy().any():
             return batch.logits.sum() * 0.0  # the mean of nothing would not be a number
-        if not self._weigh and not self._replace and batch.weights is None:
+        softened = mask is not None and batch.targets.is_floating_point()
+        if not self._weigh and not self._replace and batch.weights is None and not softened:
             return self.task.mean(batch.logits, batch.targets)
         if self._replace:
             batch.sample_losses = self._replace[0][1].sample_loss(batch)
@@ -225,10 +239,12 @@ class StepMaker:
             if weights is not None:
                 batch.weights = weights if batch.weights is None else batch.weights * weights
         if batch.weights is None:
-            if not self._replace:
+            if not self._replace and not softened:
                 return self.task.mean(batch.logits, batch.targets)
             return batch.masked_mean(batch.sample_losses)
         counts = self.task.row_items(batch.targets)
+        if softened and mask is not None:
+            counts = mask.to(batch.sample_losses.dtype)
         losses = batch.weights * batch.sample_losses
         return losses.mean() if counts is None else (losses * counts).sum() / counts.sum()
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tether.engine.attach import attach
+from tether.engine.checks import batch_entries, take_entries
 from tether.engine.handle import Handle
-from tether.engine.order import overrides
+from tether.engine.order import arrange, overrides
 from tether.engine.reference import is_sharded, unwrap
 from tether.engine.taps import as_logits
 from tether.errors import TetherError
@@ -40,11 +41,13 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
     """Puts methods into a Trainer: ``class MyTrainer(TetherMixin, Trainer)``.
 
     The loss is tether's: labels are taken out before the forward, and the mean is over the items
-    of the whole accumulated batch, so that accumulation 4 x 2 is a batch of 8. w0 is what the
-    model holds when the Trainer is made. Evaluation is the Trainer's own, with the plain loss.
+    of the whole accumulated batch, so that accumulation 4 x 2 is a batch of 8, on one process or
+    several. w0 is what the model holds when the Trainer is made. Evaluation is the Trainer's own,
+    with the plain loss. Entries of a batch that a method asks for (``views``, ``domains``,
+    ``unlabelled``, ``pairs``) are taken out before the forward and given to the method.
 
     Args:
-        tether_methods: one method or several.
+        tether_methods: one method or several; ``[]`` trains plainly, with the same loss.
         tether_options: options of :func:`tether.attach`. By default ``train_data`` is the
             Trainer's (under its collator), ``seed`` its seed, the horizon its number of updates.
             ``loss="model"`` keeps the model's own loss; methods that need losses or targets of
@@ -57,6 +60,8 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
 
     tether: Handle | None = None
     label_names: list[str]
+    _signature_columns: list[str] | None
+    _tether_entries: Mapping[str, str] = {}
 
     def __init__(
         self, *args: Any, tether_methods: Method | Iterable[Method],
@@ -65,6 +70,7 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         check_arguments(self.args)
         self._tether_methods = as_list(tether_methods)
+        self._tether_entries = batch_entries(arrange(self._tether_methods))
         self._tether_options = dict(tether_options or {})
         loss = self._tether_options.get("loss", "cross_entropy")
         self._tether_model_loss = ModelLoss(self._tether_methods) if loss == "model" else None
@@ -76,8 +82,9 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
             self.model_accepts_loss_kwargs = False
             if not self.label_names:  # a model of one's own, whose forward takes no labels
                 self.label_names = ["labels"]
-        # said outright, since the Trainer would guess from the model's signature
-        self.loss_is_scaled_for_ga = self._tether_model_loss is None
+        # Said outright, since the Trainer would guess from the model's signature: it divides what
+        # compute_loss gives by the number of micro-batches, which is made up for there.
+        self.loss_is_scaled_for_ga = False
         self._tether_callback = TetherCallback(finish=tether_finish)
         self._tether_callback.own_horizon = "total_steps" not in self._tether_options
         self.add_callback(self._tether_callback)
@@ -121,6 +128,12 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
             collate = self._get_collator_with_removed_columns(collate, description="training")
         return DataLoader(data, batch_size=self.args.eval_batch_size, collate_fn=collate)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep columns that a method asks for, though the model's forward does not take them."""
+        super()._set_signature_columns_if_needed()
+        columns = self._signature_columns or []
+        self._signature_columns = [*columns, *(e for e in self._tether_entries if e not in columns)]
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Take w0 before a checkpoint is loaded."""
         if not self._tether_shards:
@@ -160,7 +173,8 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
         handle, inputs = self._tether_attach(), dict(inputs)
         index = inputs.pop(SAMPLE_INDEX, None)
         if self._tether_model_loss is not None:
-            loss, outputs = self._with_model_loss(model, inputs, index, num_items_in_batch, kwargs)
+            known = {"index": index, **take_entries(self._tether_entries, inputs)}
+            loss, outputs = self._with_model_loss(model, inputs, known, num_items_in_batch, kwargs)
             return (loss, outputs) if return_outputs else loss
         training, whole = handle.inner.training, num_items_in_batch
         name = label_name(self, inputs)
@@ -169,20 +183,28 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
             pairs = [(m.info.name, m) for m in transforms]
             handle.stream.rows, index, whole = index, None, None  # rows may become more or fewer
             inputs = dict(next(handle.maker.transformed(iter([inputs]), pairs)))
+        extras = take_entries(self._tether_entries, inputs)
         labels = inputs.pop(name)
         if shifts_labels(self.model):
             labels = shifted(handle.task, labels)
         outputs = model(**inputs)
-        loss = handle.loss(outputs, labels, index=index, num_items=whole if training else None)
-        if training and whole is None:
-            loss = loss / self.current_gradient_accumulation_steps
+        whole = whole if training else None
+        loss = handle.loss(outputs, labels, index=index, num_items=whole, **extras)
+        if whole is not None:
+            # it is a share of the accumulated batch; the Trainer divides it once more
+            loss = loss * self.current_gradient_accumulation_steps
         if not return_outputs:
             return loss
         # the Trainer drops the first entry of what is not a dict, as if it were the loss
         return loss, outputs if isinstance(outputs, dict) else {"logits": as_logits(outputs)}
 
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own, also where there are no labels and so no loss."""
+        inputs = {key: value for key, value in inputs.items() if key not in self._tether_entries}
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
     def _with_model_loss(
-        self, model: Any, inputs: Any, index: Any, items: Any, kwargs: Any
+        self, model: Any, inputs: Any, known: dict[str, Any], items: Any, kwargs: Any
     ) -> tuple[Tensor, Any]:
         handle, own = self._tether_attach(), self._tether_model_loss
         assert own is not None
@@ -192,6 +214,5 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
         if not handle.inner.training:
             return loss, outputs
         if self.model_accepts_loss_kwargs and items is not None:
-            # it is a share of the accumulated batch; the Trainer divides it once more
-            loss = loss * self.current_gradient_accumulation_steps
-        return own.with_penalties(handle, loss, outputs, index=index), outputs
+            loss = loss * self.current_gradient_accumulation_steps  # as above
+        return own.with_penalties(handle, loss, outputs, **known), outputs

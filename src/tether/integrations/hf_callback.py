@@ -26,13 +26,18 @@ def check_arguments(args: Any) -> None:
     """Refuse what would go wrong in silence.
 
     Raises:
-        TetherError: replicas by ``nn.DataParallel``, or training that begins anew half-way.
+        TetherError: replicas by ``nn.DataParallel``, DeepSpeed's own steps, or training that
+            begins anew half-way.
     """
     if args.n_gpu > 1:
         raise TetherError(
             f"the Trainer would copy the model to {args.n_gpu} devices (nn.DataParallel): start "
             "one process a device (torchrun, accelerate launch), or show it one device "
             "(CUDA_VISIBLE_DEVICES=0)"
+        )
+    if getattr(args, "deepspeed", None):
+        raise TetherError(
+            "DeepSpeed updates the weights inside its engine, where methods cannot act: use FSDP2"
         )
     if args.auto_find_batch_size:
         raise TetherError(

@@ -18,19 +18,12 @@ def check_loss_arguments(trainer: Any) -> None:
     """Refuse arguments of the Trainer that a loss outside the model would drop in silence.
 
     Raises:
-        TetherError: label smoothing, a second loss function, several label columns, or a Trainer
-            that cannot be told how its loss is scaled.
+        TetherError: label smoothing, a second loss function, or several label columns.
     """
-    if not hasattr(type(trainer), "loss_is_scaled_for_ga"):
-        raise TetherError(
-            "this version of transformers guesses how a loss is scaled under accumulation: "
-            "upgrade it (Trainer.loss_is_scaled_for_ga), or use hf_pair"
-        )
     if trainer.args.label_smoothing_factor:
         raise TetherError(
-            "label_smoothing_factor acts inside the Trainer's own loss: give "
-            "tether_options={'loss': callable} with F.cross_entropy(logits, targets, "
-            "reduction='none', label_smoothing=...)"
+            "label_smoothing_factor acts inside the Trainer's own loss: leave it 0 and give "
+            "LabelSmoothing(smoothing=...) among tether_methods"
         )
     if trainer.compute_loss_func is not None:
         raise TetherError(

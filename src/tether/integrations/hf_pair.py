@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from tether.engine.attach import attach
+from tether.engine.checks import batch_entries, take_entries
 from tether.engine.order import arrange
 from tether.errors import TetherError
 from tether.integrations.hf_callback import TetherCallback, check_arguments
@@ -29,6 +30,8 @@ class _PairCallback(TetherCallback):
         self.model_loss = options["loss"] if isinstance(options.get("loss"), ModelLoss) else None
         self.accumulation = 1
         self.rows: Tensor | None = None
+        self.entries = batch_entries(arrange(methods))
+        self.extras: dict[str, Any] = {}
         self._hook: Any = None
         self.own_horizon = "total_steps" not in options
 
@@ -37,14 +40,20 @@ class _PairCallback(TetherCallback):
         check_arguments(args)
         if args.fsdp:
             raise TetherError("FSDP replaces the parameters after this callback: use TetherMixin")
+        if self.entries and args.remove_unused_columns:
+            name, who = next(iter(self.entries.items()))
+            raise TetherError(
+                f"method {who!r} needs the entry {name!r} of the batches, which the Trainer may "
+                "drop: TrainingArguments(remove_unused_columns=False), or use TetherMixin"
+            )
         self.accumulation = args.gradient_accumulation_steps
         given = {"seed": args.seed, "epochs": args.num_train_epochs, **self.options}
         if args.max_steps > 0:
             given.setdefault("total_steps", args.max_steps)
         self.handle = attach(now["model"], self.methods, **given)
-        if self.handle.needs("index"):
+        if self.handle.needs("index") or self.entries:
             self._hook = self.handle.inner.register_forward_pre_hook(
-                self._take_rows, with_kwargs=True, prepend=True
+                self._take, with_kwargs=True, prepend=True
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **now: Any) -> None:
@@ -53,11 +62,14 @@ class _PairCallback(TetherCallback):
         if self.finish and self._hook is not None:
             self._hook.remove()
 
-    def _take_rows(self, model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Keep the rows of the batch from the model, which does not know the argument."""
+    def _take(self, model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Keep rows and entries of methods from the model, which does not know the arguments."""
         if SAMPLE_INDEX in kwargs:
             self.rows = kwargs[SAMPLE_INDEX]
             kwargs = {name: value for name, value in kwargs.items() if name != SAMPLE_INDEX}
+        if any(name in kwargs for name in self.entries):
+            kwargs = dict(kwargs)
+            self.extras = take_entries(self.entries, kwargs)
         return args, kwargs
 
     def compute_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -71,8 +83,9 @@ class _PairCallback(TetherCallback):
         counted = labels
         if shifts_labels(handle.inner):
             counted, labels = labels[..., 1:], shifted(handle.task, labels)
-        rows, self.rows = self.rows, None
-        loss = handle.loss(outputs, labels, index=rows)
+        rows, extras = self.rows, self.extras
+        self.rows, self.extras = None, {}
+        loss = handle.loss(outputs, labels, index=rows, **extras)
         if num_items_in_batch is None:
             return loss / (self.accumulation if handle.inner.training else 1)
         # the Trainer counts every entry of the labels, also where a row has several

@@ -79,6 +79,12 @@ class TetherCallback(Callback):
         """Attach, where the weights are still the pretrained ones."""
         if stage != "fit":
             return
+        kind = type(trainer.strategy).__name__
+        if kind.startswith(("FSDP", "ModelParallel", "DeepSpeed")):
+            raise TetherError(
+                f"{kind} replaces the parameters after this callback: use ddp, or the bare loop "
+                "with fully_shard"
+            )
         pl_module.to(trainer.strategy.root_device)  # w0 and states are kept beside the weights
         target = pl_module if self.model is None else pl_module.get_submodule(self.model)
         if self.handle is not None and self.handle.inner is not unwrap(target):
