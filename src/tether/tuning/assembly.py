@@ -21,7 +21,7 @@ from tether.method import Method
 from tether.models import load_model
 from tether.models.freeze import FreezeReport, freeze
 from tether.models.spec import LoadedModel
-from tether.tuning.config import check_methods
+from tether.tuning.method_spec import check_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.weights import load_weights
 

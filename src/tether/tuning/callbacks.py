@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,28 +120,46 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 class Seal(TrainerCallback):  # type: ignore[misc]
     """Completes a checkpoint, then removes old ones. It comes after the callback of the methods.
 
+    The mean training loss since the last row goes into the manifest: the Trainer forgets it.
+
     Args:
+        trainer: the Trainer.
         keep: checkpoints to keep.
-        wait: returns when every process has written its part.
         stopped: whether training ended early.
+        resumed: manifest of the checkpoint that the run goes on from.
     """
 
-    def __init__(self, keep: int, wait: Callable[[], None], stopped: Callable[[], bool]) -> None:
-        self.keep, self.wait, self.stopped = keep, wait, stopped
+    def __init__(
+        self, trainer: Any, keep: int, stopped: Callable[[], bool],
+        resumed: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        self.trainer, self.keep, self.stopped, self.resumed = trainer, keep, stopped, resumed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **now: Any) -> None:
+        """Give the Trainer its sum back."""
+        if self.resumed is not None:
+            self.trainer._tr_loss += self.resumed["loss_sum"]
+            self.trainer._globalstep_last_logged = self.resumed["last_logged"]
 
     def on_save(self, args: Any, state: Any, control: Any, **now: Any) -> None:
         """After everything of the checkpoint is written."""
-        self.wait()
+        losses = self.trainer.accelerator.gather(self.trainer._tr_loss)
+        self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             root = Path(args.output_dir)
             folder = root / f"checkpoint-{state.global_step}"
             stopped = self.stopped()
-            finished = stopped or state.global_step >= state.max_steps
-            about = {"step": state.global_step, "finished": finished, "stopped": stopped}
+            about = {
+                "step": state.global_step,
+                "finished": stopped or state.global_step >= state.max_steps,
+                "stopped": stopped,
+                "loss_sum": float(losses.mean()),
+                "last_logged": self.trainer._globalstep_last_logged,
+            }
             seal(folder, about)
             point_to(root, LAST, folder)
             prune(root, self.keep)
-        self.wait()
+        self.trainer.accelerator.wait_for_everyone()
 
 
 class Stop(TrainerCallback):  # type: ignore[misc]

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tether.tuning.files import sync_file, write_json
 
@@ -20,7 +21,7 @@ MANIFEST = "manifest.json"
 LAST = "last"
 
 
-def seal(folder: Path, about: dict[str, object]) -> None:
+def seal(folder: Path, about: dict[str, Any]) -> None:
     """Sync every file of a checkpoint and write its manifest.
 
     Args:
@@ -37,14 +38,13 @@ def seal(folder: Path, about: dict[str, object]) -> None:
     write_json(folder / MANIFEST, {**about, "files": sizes})
 
 
-def read_manifest(folder: Path) -> dict[str, object] | None:
+def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete checkpoint, else None."""
     try:
-        manifest: dict[str, object] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        sizes = manifest["files"]
-        assert isinstance(sizes, dict)
-        complete = all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, AssertionError):
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sizes = manifest["files"].items()
+        complete = all((folder / name).stat().st_size == size for name, size in sizes)
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
     return manifest if complete else None
 

@@ -10,14 +10,16 @@ from typing import Any
 
 from tether.errors import Interrupted
 from tether.tuning.assembly import Assembly, assemble
-from tether.tuning.config import StageSpec, load_config, resolve_methods, stage_configs
+from tether.tuning.config import load_config
 from tether.tuning.export import export
 from tether.tuning.files import read_rows, write_json
 from tether.tuning.log import logging_to
+from tether.tuning.method_spec import resolve_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.result import Result
 from tether.tuning.run_folder import RunFolder, default_folder, read_progress
 from tether.tuning.stage import METRICS_FILE, Stage, wait
+from tether.tuning.stage_spec import StageSpec, stage_configs
 
 logger = logging.getLogger("tether.tune")
 

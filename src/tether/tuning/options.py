@@ -129,6 +129,9 @@ class TuneConfig:
         0.2, "part of the training data to validate on where no split exists", group="Data",
         above=0, high=0.9,
     )  # fmt: skip
+    limit_validation: int = option(
+        0, "keep this many validation samples; 0: all", group="Data", low=0
+    )
     on_bad_sample: str = option(
         "fail", "what to do about unreadable images and empty texts", group="Data",
         choices=("skip", "fail"),

@@ -12,10 +12,12 @@ from typing import Any
 from tether.data import describe
 from tether.engine.state import world_size
 from tether.tuning.assembly import Assembly, assemble
-from tether.tuning.config import StageSpec, load_config, resolve_methods, stage_configs
+from tether.tuning.config import load_config
+from tether.tuning.method_spec import resolve_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.run_folder import RunFolder, default_folder
 from tether.tuning.stage import Stage
+from tether.tuning.stage_spec import StageSpec, stage_configs
 
 Section = tuple[str, list[str]]
 MEASURED_STEPS = 4

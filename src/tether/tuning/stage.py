@@ -58,6 +58,7 @@ class Stage:
         )  # fmt: skip
         self.sampler = assembly.sampler()
         self._callbacks = callbacks
+        self._manifest: dict[str, Any] | None = None
         self.trainer: Any = None
 
     def make_trainer(self) -> Any:
@@ -90,9 +91,10 @@ class Stage:
             sampler=lambda: self.sampler,
             extra_batches=made.extra_batches,
         )  # fmt: skip
-        keep = config.save_total_limit
-        wait, stopped = trainer.accelerator.wait_for_everyone, lambda: self.watch.stopped
-        trainer.add_callback(Seal(keep, wait, stopped))  # after the one that saves the methods
+        # after the callback that saves the methods' state
+        trainer.add_callback(
+            Seal(trainer, config.save_total_limit, lambda: self.watch.stopped, self._manifest)
+        )
         return trainer
 
     def train(self) -> None:
@@ -126,11 +128,10 @@ class Stage:
             newest(self.root)  # removes what was broken off
         wait()
         checkpoint = newest(self.root) if self.root.is_dir() else None
-        manifest = read_manifest(checkpoint) if checkpoint else None
-        if manifest is not None and manifest["finished"]:
-            # patience had run out: nothing is trained beyond
-            self.args.max_steps = int(str(manifest["step"]))
-            self.watch.stopped = bool(manifest["stopped"])
+        self._manifest = manifest = read_manifest(checkpoint) if checkpoint else None
+        if manifest is not None and manifest["stopped"]:
+            self.watch.stopped = True
+            self.args.max_steps = manifest["step"]  # nothing is trained beyond
         return checkpoint
 
     def _cut_metrics(self, checkpoint: Path | None) -> None:
