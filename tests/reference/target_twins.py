@@ -1,4 +1,4 @@
-"""Slow NumPy twins of the formulas on targets: early learning, label correction, reweighting."""
+"""Slow NumPy twins of the formulas on targets: corrections, smoothing, weights of samples."""
 
 from __future__ import annotations
 
@@ -60,3 +60,40 @@ def temperatures(
         if epoch > start:
             present = tau * max(floor, math.exp(-decay * (epoch - start)))
     return out
+
+
+def smoothed_cross_entropy(logits: Array, labels: list[int], smoothing: float) -> float:
+    """Szegedy et al., section 7: H(q', p) = (1 - e) H(q, p) + e H(u, p), mean over the rows."""
+    total = 0.0
+    for z, y in zip(logits, labels, strict=True):
+        p, k = softmax(z), len(z)
+        uniform = sum(-math.log(p[c]) / k for c in range(k))
+        total += (1 - smoothing) * -math.log(p[y]) + smoothing * uniform
+    return total / len(labels)
+
+
+def smoothed_binary(logits: Array, targets: Array, smoothing: float) -> float:
+    total = 0.0
+    for row, given in zip(logits, targets, strict=True):
+        for z, t in zip(row, given, strict=True):
+            p, s = 1 / (1 + math.exp(-z)), t * (1 - smoothing) + smoothing / 2
+            total -= s * math.log(p) + (1 - s) * math.log(1 - p)
+    return total / logits.size
+
+
+def balanced(train_labels: list[int], num_classes: int) -> Array:
+    """``n / (K n_k)`` over the classes that occur, 1 for the others."""
+    counts = [train_labels.count(c) for c in range(num_classes)]
+    present, n = sum(c > 0 for c in counts), sum(counts)
+    return np.array([n / (present * c) if c else 1.0 for c in counts])
+
+
+def class_weighted(
+    logits: Array, labels: list[int], weights: Array, train_labels: list[int], normalize: bool
+) -> float:
+    """``sum_i w[y_i] loss_i / N``; the mean weight over the training labels is 1."""
+    scale = sum(weights[y] for y in train_labels) / len(train_labels) if normalize else 1.0
+    total = 0.0
+    for z, y in zip(logits, labels, strict=True):
+        total += weights[y] / scale * -math.log(softmax(z)[y])
+    return total / len(labels)

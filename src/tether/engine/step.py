@@ -218,8 +218,9 @@ class StepMaker:
 
     def _items(self, batch: Batch) -> Tensor | int:
         """Items of the batch; class probabilities in place of indices lose the -100."""
-        if batch.mask is not None and batch.targets.is_floating_point():
-            return batch.mask.sum()
+        mask = batch.mask
+        if mask is not None and batch.targets.is_floating_point():
+            return int(mask.numpy().sum()) if mask.device.type == "cpu" else mask.sum()
         return self.task.items(batch.targets)
 
     def _task(self, batch: Batch) -> Tensor:

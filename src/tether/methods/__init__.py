@@ -6,8 +6,10 @@ from tether.methods.features.adarand import AdaRand
 from tether.methods.features.feature_norm import FeatureNormPenalty
 from tether.methods.features.randreg import RandReg
 from tether.methods.features.sgm import SGMPenalty
+from tether.methods.targets.class_weights import ClassWeights
 from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
 from tether.methods.targets.elr import EarlyLearningRegularization
+from tether.methods.targets.label_smoothing import LabelSmoothing
 from tether.methods.targets.regsl import RegSL
 from tether.methods.targets.self_label_correction import SelfLabelCorrection
 from tether.methods.weights.distance_constraint import DistanceConstraint
@@ -17,10 +19,12 @@ from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
 __all__ = [
     "L2SP",
     "AdaRand",
+    "ClassWeights",
     "ConfidenceReweighting",
     "DistanceConstraint",
     "EarlyLearningRegularization",
     "FeatureNormPenalty",
+    "LabelSmoothing",
     "LayerwiseConstraint",
     "RandReg",
     "RegSL",
