@@ -123,7 +123,9 @@ def measure(rounds: int, steps: int) -> list[dict[str, Any]]:
             "min_ms": min(turns[name]),
             "median_ms": statistics.median(turns[name]),
             "ratio_min": min(turns[name]) / min(base),
-            "ratio_paired": statistics.median(a / b for a, b in zip(turns[name], base, strict=True)),
+            "ratio_paired": statistics.median(
+                a / b for a, b in zip(turns[name], base, strict=True)
+            ),
             "bar": BARS.get(name),
         }
         for name in made
@@ -135,8 +137,8 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = [
         "# What tether adds to a step of the Trainer",
         "",
-        f"Written by `python -m benchmarks.trainer --write`. MobileNetV2 0.35, {PIXELS} px, batches "
-        f"of {BATCH}, AdamW, float32. {document['rounds']} rounds in which every variant makes "
+        f"Written by `python -m benchmarks.trainer --write`. MobileNetV2 0.35, {PIXELS} px, "
+        f"batches of {BATCH}, AdamW, float32. {document['rounds']} rounds in which every variant makes "
         f"{document['steps']} steps, in an order drawn anew; the ratio is to the Trainer with the "
         "same loss function and without tether: least turns, and median over the rounds.",
         "",
