@@ -63,7 +63,7 @@ class TuneConfig:
     output_dir: str = option(
         "", "run folder; by default runs/MODEL-DATA-METHODS", metavar="RUN", settings=False
     )
-    epochs: float = option(20, "passes over the training data", above=0)
+    epochs: float = option(20.0, "passes over the training data", above=0)
     batch_size: int = option(32, "samples of a forward, for each process", low=1)
     grad_accum_steps: int = option(1, "forwards for each update", low=1)
     lr: float = option(1e-3, "learning rate of the layers below the head", low=0)
@@ -88,7 +88,7 @@ class TuneConfig:
         choices=("default", "none", "light", "colour", "randaugment"),
     )  # fmt: skip
     precision: str = option("fp32", "numbers in the forward", choices=("fp32", "bf16", "fp16"))
-    device: str = option("auto", "auto, cpu, or cuda", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
     workers: int = option(0, "processes that read data", low=0, settings=False)
     seed: int = option(42, "split, order, head, augmentation and methods follow from it", low=0)
 
@@ -114,7 +114,9 @@ class TuneConfig:
     )
     image_column: str = option("", "column of the image paths", group="Data", metavar="NAME")
     label_column: str = option("", "column(s) of the labels", group="Data", metavar="NAME[,NAME…]")
-    label_separator: str = option(";", "between the labels of a multi-label cell", group="Data")
+    label_separator: str = option(
+        ";", "between the labels of a multi-label cell", group="Data", metavar="SIGN"
+    )
     domain_column: str = option(
         "", "column that says where a sample comes from", group="Data", metavar="NAME"
     )
