@@ -16,7 +16,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 import tether
-from tether.catalogue import KINDS, list_methods, method_info
+from tether.catalogue import ENTRIES, KINDS, list_methods, method_info
 from tether.method import Method
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ NEED_TEXT = {
     "horizon": "the length of training: `epochs` or `total_steps`",
     "source_head": "`source_head`, the head that the pretrained model came with",
     "inputs": "the arguments of the model's call",
+    "views": "further views of each sample, augmented independently, with each batch: `views=`",
+    "domains": "a domain index for each sample, with each batch: `domains=`",
+    "unlabelled": "a batch of inputs without labels, with each batch: `unlabelled=`",
+    "pairs": "a batch of preference pairs, with each batch: `pairs=`",
 }
 COST_TEXT = {
     "free": "no work in the step",
@@ -92,6 +96,11 @@ def loop_example(info: MethodInfo) -> list[str]:
     call = ", ".join(arguments)
     prepares = info.cls.prepare is not Method.prepare
     public = getattr(tether, name, None) is info.cls
+    entries = [need for need in ENTRIES if need in info.needs]
+    head, call_of_loss = "x, y", "model(x), y"
+    if entries:  # they come in a dict, beside the model's input
+        head, call_of_loss = "batch", 'model(batch["x"]), batch["labels"]'
+        call_of_loss += "".join(f', {entry}=batch["{entry}"]' for entry in entries)
     return [
         "```python",
         "import tether",
@@ -101,8 +110,8 @@ def loop_example(info: MethodInfo) -> list[str]:
         *(["tether.prepare(model, methods)  # before the optimiser is made"] if prepares else []),
         f"reg = tether.attach({call})",
         "for epoch in range(epochs):",
-        "    for x, y in reg.batches(loader):",
-        "        loss = reg.loss(model(x), y)",
+        f"    for {head} in reg.batches(loader):",
+        f"        loss = reg.loss({call_of_loss})",
         "        loss.backward()",
         "        optimizer.step()",
         "        optimizer.zero_grad()",
@@ -134,6 +143,11 @@ def method_page(info: MethodInfo) -> str:
         ("paper", paper_link(info.paper) or "none: folklore, or ours"),
         ("needs", "; ".join(NEED_TEXT[need] for need in info.needs) or "nothing"),
         ("cost", f"{info.cost}: {COST_TEXT[info.cost]}"),
+        *(
+            [("views", f"{info.views} of a sample, its own among them")]
+            if "views" in info.needs
+            else []
+        ),
         ("losses", ", ".join(info.losses) or "all"),
         ("token losses", tokens),
         ("draws random numbers", "yes" if info.stochastic else "no"),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 import tether
 from tether.catalogue import COSTS, MethodInfo, create_method, list_methods, method_info
+from tether.engine.checks import batch_entries
 from tether.engine.order import arrange
 from tether.errors import TetherError
 from tether.method import Method
@@ -113,6 +114,8 @@ def refusals(info: MethodInfo) -> None:
         _must_refuse_plain_loop(case)
     if "features" in info.needs:
         _must_refuse_second_loss(case)
+    for name in batch_entries(arrange([case.method()])):
+        _must_refuse_batch_without(case, name)
 
 
 def _must_refuse(
@@ -161,9 +164,22 @@ def _must_refuse_second_loss(case: Case) -> None:
     run.train_mode()
     x, y = next(run.reg.batches(run.loader))
     logits = run.model(x)
-    run.reg.loss(logits, y)
+    run.reg.loss(logits, y, **run.entries(x))
     with refused("a second loss of one forward", "head"):
-        run.reg.loss(logits, y)
+        run.reg.loss(logits, y, **run.entries(x))
+
+
+def _must_refuse_batch_without(case: Case, name: str) -> None:
+    """What comes with each batch is asked for by name, in train mode only; nothing has changed."""
+    run = Run(case)
+    run.train_mode()
+    x, y = next(run.reg.batches(run.loader))
+    state = run.states()
+    with refused(f"a loss without {name}", names_of(case.method()), f"{name}="):
+        run.backward(x, y, **{name: None})
+    compare(run.states(), state, path=f"a loss without {name}")
+    run.model.eval()
+    run.reg.loss(run.model(x), y)
 
 
 # -- hooks ---------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tether
 from tether.catalogue import MethodInfo
+from tether.engine.checks import batch_entries
 from tether.engine.order import arrange
 from tether.errors import TetherError
 from tether.losses import IGNORE, KINDS
@@ -88,6 +89,18 @@ def count_items(kind: str, targets: Tensor) -> int:
     """Samples, or tokens that count."""
     tokens = kind == "token_cross_entropy"
     return int((targets != IGNORE).sum()) if tokens else len(targets)
+
+
+def make_entries(wanted: Iterable[str], x: Tensor, views: int) -> dict[str, Any]:
+    """What a data layer adds to a batch; it follows from the rows, also when a batch is split."""
+    first = x.flatten(1)[:, 0]
+    found = {
+        "views": [x.flip(-1) if at % 2 else x.roll(at, -1) for at in range(1, views)],
+        "domains": (first > (WORDS // 2 if x.dtype is torch.int64 else 0)).long(),
+        "unlabelled": x.flip(-1),
+        "pairs": {"chosen": x, "rejected": x.flip(-1)},
+    }
+    return {name: found[name] for name in wanted}
 
 
 class Shares:
@@ -235,6 +248,13 @@ class Run:
         parts = arrange(self.methods).values()
         return any(type(m).prepare is not Method.prepare for m in parts)
 
+    def entries(self, x: Tensor) -> dict[str, Any]:
+        """What the methods ask for with a batch."""
+        wanted = batch_entries(self.reg.methods)
+        return make_entries(
+            wanted, x, max((m.info.views for m in self.reg.methods.values()), default=2)
+        )
+
     def train_mode(self) -> None:
         self.model.train()
         for module in self.model.modules() if self.still else ():
@@ -247,7 +267,7 @@ class Run:
     ) -> Tensor:  # fmt: skip
         with torch.autocast("cpu", half, enabled=half is not None):
             logits = self.model(x)
-        total = self.reg.loss(logits, y, **loss)
+        total = self.reg.loss(logits, y, **{**self.entries(x), **loss})
         scaled = total * share if share != 1.0 else total
         (scaled if scaler is None else scaler.scale(scaled)).backward()
         return total.detach()

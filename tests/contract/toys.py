@@ -124,6 +124,27 @@ class Powered(Method):
         return F.cross_entropy(batch.logits, batch.targets, reduction="none") ** self.power
 
 
+@_enter(
+    kind="features",
+    needs=("views", "domains", "unlabelled", "pairs"),
+    views=3,
+    neutral={"weight": 0.0},
+)
+class Sided(Method):
+    """Near the outputs on all that comes beside a batch, domain by domain."""
+
+    def __init__(self, weight: float = 0.5) -> None:
+        self.weight = weight
+
+    def penalty(self, batch: Batch) -> Tensor:
+        extras = batch.extras
+        assert len(extras["views"]) == 2
+        sides = [*extras["views"], extras["unlabelled"], *extras["pairs"].values()]
+        mean = sum(self.ctx.forward(x, grad=False, mode="eval").logits for x in sides) / len(sides)
+        far = (batch.logits - mean.float()).square().flatten(1).mean(1)
+        return batch.masked_mean(torch.where(extras["domains"] == 0, far, 0.5 * far))
+
+
 # -- broken ones ---------------------------------------------------------------------------------
 
 

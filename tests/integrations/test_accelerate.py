@@ -21,6 +21,7 @@ from tests.integrations.toys import (
     LR,
     Net,
     plain_loop,
+    prepared_net,
     same_state,
     samples,
     several,
@@ -37,7 +38,7 @@ def prepared(methods, batch=8, accumulate=1, shuffle=False, workers=0, net=None,
         cpu=True, gradient_accumulation_steps=accumulate,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )  # fmt: skip
-    model, data = net or Net(), samples()
+    model, data = net or prepared_net(methods), samples()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.5 if net else 0.0)
     loader = DataLoader(data, batch_size=batch, shuffle=shuffle, num_workers=workers)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -53,7 +54,8 @@ def train(accelerator, model, optimizer, loader, reg, stop=None, save=None):
     steps = 0
     for _ in range(reg.epoch, EPOCHS):
         for x, y in reg.batches(loader):
-            assert reg.stream.rows is None or torch.equal(samples().tensors[0][reg.stream.rows], x)
+            if reg.stream.rows is not None and not reg.acting("transform_batch"):
+                assert torch.equal(samples().tensors[0][reg.stream.rows], x)
             with accelerator.accumulate(model):
                 accelerator.backward(reg.loss(model(x), y))
                 if accelerator.sync_gradients:
@@ -119,6 +121,12 @@ def test_save_state_resumes_in_the_middle_of_an_epoch(stop, tmp_path):
     train(*again)
     assert torch.equal(weights(again[1]), weights(whole[1]))
     same_state(again[-1], whole[-1])
+
+
+def test_sharding_that_did_not_happen_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TetherError, match="FSDP was asked for and no parameter is sharded"):
+        prepared(L2SP())
 
 
 def test_a_deep_copied_optimizer_is_found_out():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ pytest.importorskip("lightning.pytorch")
 import lightning.pytorch as lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy
 
 from tests.integrations.toys import (
     CLIP,
@@ -26,7 +28,7 @@ from tests.integrations.toys import (
     several,
     weights,
 )
-from tether import L2SP, EarlyLearningRegularization, TetherError
+from tether import L2SP, EarlyLearningRegularization, TetherError, prepare
 from tether.integrations.lightning import TetherCallback
 
 pytestmark = [
@@ -78,7 +80,7 @@ def fit(
     }
     extra = changes.pop("callbacks", [])
     trainer = lightning.Trainer(callbacks=[callback, *extra], **{**options, **changes})
-    module = module or Module()
+    module = module or prepare(Module(), callback.methods)
     loader = DataLoader(samples(n), batch_size=batch, shuffle=shuffle, num_workers=workers)
     loaders = DataLoader(samples(n), batch_size=16) if valid else None
     trainer.fit(module, loader, loaders, ckpt_path=resume)
@@ -94,11 +96,15 @@ close = {"rtol": 1e-5, "atol": 1e-6}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_weights_and_state_as_the_bare_loop(kind):
-    tether = callback(KINDS[kind](), num_classes=3)
-    module = fit(tether)
+    if kind == "inputs":
+        with pytest.raises(TetherError, match="'blend' acts in transform_batch"):
+            callback(KINDS[kind]())
+        return
+    ours = callback(KINDS[kind](), num_classes=3)
+    module = fit(ours)
     expected, reg = plain_loop(KINDS[kind]())
     torch.testing.assert_close(weights(module), expected, **close)
-    same_state(tether.handle, reg)
+    same_state(ours.handle, reg)
 
 
 @pytest.mark.parametrize("kind", ["l2_sp", "layerwise", "elr"])
@@ -232,6 +238,12 @@ def test_finish_and_refusals():
         trainer.fit(Module(), {"a": DataLoader(samples()), "b": DataLoader(samples())})
     with pytest.raises(TetherError, match="2 optimisers"):
         fit(callback(L2SP()), Two(), gradient_clip_val=None)
+
+
+def test_strategies_that_replace_the_parameters_are_refused():
+    trainer = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(TetherError, match="FSDPStrategy replaces the parameters"):
+        callback(L2SP()).setup(trainer, Module(), "fit")
 
 
 def test_nothing_is_left_on_the_loader_or_the_strategy():

@@ -57,8 +57,24 @@ def run(rank, out):
         again.train(resume_from_checkpoint=str(folder))
         assert torch.equal(weights(again.model), whole)
     check_loader_rows(rank)
+    keep_gradients(out, rank)
     with pytest.raises(TetherError, match="no parameter is sharded"):
         mixin(out / "sharded", methods(), fsdp=True, fsdp_config={"version": 2}).train()
+    with pytest.raises(TetherError, match="FSDP.*use TetherMixin"):
+        paired(out / "sharded", methods(), fsdp=True, fsdp_config={"version": 2})
+
+
+def keep_gradients(out, rank):
+    """Of a stock classifier, whose loss the Trainer alone would multiply by the ranks."""
+    from tests.integrations.test_gradients import gradients
+    from tests.integrations.test_hf import mixin, paired
+
+    for name, make in (("mixin", mixin), ("paired", paired)):
+        for accumulate in (1, 2):
+            found = gradients(make, out / "gradients", 4 // accumulate, accumulate)
+            torch.save(found, out / f"gradients-{name}{accumulate}{rank}.pt")
+    found = gradients(mixin, out / "gradients", 2, 2, loss="model")
+    torch.save(found, out / f"gradients-model2{rank}.pt")
 
 
 def check_loader_rows(rank):
@@ -83,3 +99,9 @@ def test_two_ranks_equal_one_process_and_resume(tmp_path):
         for rank in (0, 1):
             found = torch.load(tmp_path / f"{name}{accumulate}{rank}.pt")
             torch.testing.assert_close(found, expected, **close, msg=f"{name} {accumulate}")
+    from tests.integrations.test_gradients import gradients, mixin, must_agree
+
+    whole = gradients(mixin, tmp_path, 8, 1)
+    for name in ("mixin1", "mixin2", "paired1", "paired2", "model2"):
+        for rank in (0, 1):
+            must_agree(torch.load(tmp_path / f"gradients-{name}{rank}.pt"), whole)

@@ -7,19 +7,23 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import tether
+from tests.integrations.kinds import Adapter, Blend, Jitter, Scaled
 from tether import (
     L2SP,
     AdaRand,
+    ClassWeights,
     ConfidenceReweighting,
     EarlyLearningRegularization,
+    LabelSmoothing,
     LayerwiseConstraint,
     SelfLabelCorrection,
 )
 
 EPOCHS, LR, CLIP = 3, 0.2, 0.5
 
-#: One method of every kind: gradient edit, after the step, features with a module and random
-#: numbers of its own, a table of rows, corrected labels and weighed samples by epochs.
+#: Methods of every kind: gradient edit, after the step, features with a module and random
+#: numbers of its own, a table of rows, corrected labels and weighed samples by epochs, smoothed
+#: targets and weights by class, changed batches, noise on gradients, changed layers, adapters.
 KINDS = {
     "none": lambda: [],
     "l2_sp": lambda: [L2SP(weight=0.1)],
@@ -30,6 +34,11 @@ KINDS = {
         SelfLabelCorrection(threshold=0.4, start_epoch=2),
         ConfidenceReweighting(start_epoch=2),
     ],
+    "classes": lambda: [ClassWeights([2.0, 1.0, 0.5]), LabelSmoothing(0.2)],
+    "inputs": lambda: [Blend()],
+    "gradients": lambda: [Jitter()],
+    "layers": lambda: [Scaled()],
+    "adapters": lambda: [Adapter()],
 }
 
 
@@ -46,6 +55,11 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.head(torch.relu(self.layers(x)))
+
+
+def prepared_net(methods):
+    """The network as the methods want it."""
+    return tether.prepare(Net(), methods)
 
 
 def samples(n=32):
@@ -72,7 +86,7 @@ def weights(model):
 
 def plain_loop(methods, batch=8, accumulate=1, epochs=EPOCHS, n=32, momentum=0.0, seed=0):
     """(weights, handle) of the bare loop, in row order."""
-    model, data = Net(), samples(n)
+    model, data = prepared_net(methods), samples(n)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=momentum)
     loader = DataLoader(data, batch_size=batch)
     updates = epochs * -(-len(loader) // accumulate)

@@ -56,7 +56,7 @@ def sample_weights(weights: Tensor, targets: Tensor) -> Tensor:
     cost="light",
     losses=("cross_entropy",),
     neutral={"weights": None},
-    example={"weights": [3.0, 1.0, 0.5, 1.0]},
+    example={"weights": "balanced"},
 )
 class ClassWeights(Method):
     """Weigh each sample by its class, so that rare classes are not drowned by frequent ones.
