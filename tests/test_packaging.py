@@ -28,6 +28,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
+TRAINER = {f"tether.tuning.{name}" for name in "callbacks progress trainer".split()}
 OPTIONAL = (
     "PIL accelerate cleanlab datasets jinja2 lightning matplotlib optuna ot pandas peft polars "
     "pyarrow pytorch_lightning ray rich scipy sklearn timm torchvision transformers typer yaml"
@@ -49,13 +50,15 @@ def python(code: str, path: Path | None = None) -> subprocess.CompletedProcess[s
 def modules() -> list[str]:
     """Every module of the package that must import without an extra.
 
-    An integration is the meeting with its framework: it says at import what it needs.
+    An integration is the meeting with its framework: it says at import what it needs. So do the
+    parts of the tune job that stand on the Trainer.
     """
     names = []
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if not name.endswith("__main__") and not name.startswith("tether.integrations."):
+        bound = name.startswith("tether.integrations.") or name in TRAINER
+        if not name.endswith("__main__") and not bound:
             names.append(name)
     return names
 
@@ -122,6 +125,50 @@ def test_import_loads_no_optional_package() -> None:
     assert not loaded & set(OPTIONAL)
 
 
+def test_import_is_light_and_names_come_on_first_use() -> None:
+    code = """
+import sys, tether, tether.errors
+assert not {"torch", "numpy"} & set(sys.modules)
+assert tether.__version__
+assert not hasattr(tether, "__wrapped__") and "torch" not in sys.modules
+for name in ("functional", "noise", "measure", "report"):
+    assert getattr(tether, name).__name__ == f"tether.{name}"
+assert set(tether.__all__) <= set(dir(tether))
+space = {}
+exec("from tether import *", space)
+assert set(tether.__all__) <= set(space)
+assert space["L2SP"] is tether.L2SP is tether.methods.L2SP
+assert space["tune"] is tether.tune
+try:
+    tether.nothing
+except AttributeError as error:
+    print(error)
+"""
+    assert python(code).stdout.strip() == "module 'tether' has no attribute 'nothing'"
+
+
+TYPED = """
+import tether
+from tether import AdaRand, attach
+
+reveal_type(tether.L2SP)
+reveal_type(tether.noise)
+tether.nothing
+"""
+
+
+def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(TYPED, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache")]
+    done = subprocess.run(
+        [*command, str(tmp_path / "program.py")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "-> tether.methods.weights.l2_sp.L2SP" in done.stdout
+    assert "types.ModuleType" in done.stdout
+    assert done.stdout.count("error") == 2  # the missing name, and the sum of errors
+    assert 'Module has no attribute "nothing"' in done.stdout
+
+
 def imported(path: Path) -> set[str]:
     """Top-level names of the packages that a file imports anywhere."""
     names = set()
@@ -147,7 +194,7 @@ def declared(*extras: str) -> set[str]:
 
 def test_every_imported_package_is_declared() -> None:
     used = {name for path in SOURCE.rglob("*.py") for name in imported(path)}
-    outside = used - set(sys.stdlib_module_names) - {"tether", "__future__"}
+    outside = used - set(sys.stdlib_module_names) - {"tether", "__future__", "tomllib"}
     names = {DISTRIBUTIONS.get(name, name).lower() for name in outside}
     assert CORE - {"safetensors"} <= names
     assert names <= declared(*USER_EXTRAS) | CORE
@@ -189,6 +236,11 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     assert core == CORE
     assert extras == {*USER_EXTRAS, "dev"}
     assert any("licenses/LICENSE" in name for name in wheel.namelist())
+
+
+def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
+    path = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "tether = tether.cli:main" in wheel.read(path).decode()
 
 
 def test_the_version_stands_in_one_place() -> None:

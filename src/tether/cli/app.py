@@ -70,6 +70,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command: Any = get_command(build())
     try:
         code = command.main(args=arguments, prog_name="tether", standalone_mode=False)
+    except SystemExit as stop:
+        code = stop.code
     except Abort:
         say("tether", "interrupted")
         return 130

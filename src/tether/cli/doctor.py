@@ -3,8 +3,6 @@
 # Without postponed annotations: see tether.cli.app.
 
 import os
-import platform
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -61,6 +59,9 @@ def add(app: "Typer", cls: Any) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything the command shows."""
+    import platform
+    import shutil
+
     from tether import __version__
 
     versions = {"tether": __version__, "python": platform.python_version()}

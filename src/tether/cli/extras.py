@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib import metadata
 
 #: Imported name -> distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "ot": "POT", "sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -36,6 +35,8 @@ class Requirement:
 
 def requirements(distribution: str, extra: str = "") -> list[Requirement]:
     """What an installed distribution asks for: always, or for one of its extras."""
+    from importlib import metadata
+
     found = []
     for line in metadata.requires(distribution) or []:
         named, parts = _EXTRA.search(line), _REQUIREMENT.match(line)
@@ -46,6 +47,8 @@ def requirements(distribution: str, extra: str = "") -> list[Requirement]:
 
 def extras() -> dict[str, list[Requirement]]:
     """Extra -> what it asks for; development's own is left out."""
+    from importlib import metadata
+
     names = metadata.metadata("tether").get_all("Provides-Extra") or []
     return {name: requirements("tether", name) for name in names if name != "dev"}
 
@@ -62,6 +65,8 @@ def extra_of(package: str) -> str:
 
 def version_of(name: str) -> str:
     """Installed version of a distribution; empty where it is not installed."""
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

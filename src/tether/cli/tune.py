@@ -212,7 +212,7 @@ def run_folder(config: "TuneConfig") -> Path:
 def _show_plan(config: "TuneConfig", as_json: bool) -> None:
     from rich.text import Text
 
-    from tether.tuning.job import plan
+    from tether.tuning.plan import plan
 
     with redirect_stdout(sys.stderr):
         parts = plan(config)
