@@ -40,12 +40,14 @@ class KeyReport:
         head: names of the new head, which no file gives.
         missing: other names of the model that the file lacks.
         unexpected: names in the file that the model does not have, or has in another shape.
+        discarded: names of the file's own head, which went to ``LoadedModel.source_head``.
     """
 
     taken: list[str] = field(default_factory=list)
     head: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -66,6 +68,9 @@ class LoadedModel:
         image: how images are preprocessed.
         keys: which keys of a weights file were taken.
         source_head: the discarded pretrained head, where the file had one.
+        head_kept: the model's own head was kept, since its classes are exactly the data's.
+        task: ``"single_label"``, ``"multi_label"`` or ``"regression"``.
+        class_names: what the outputs stand for, in order.
         save: writes the folder that loads without tether.
         how_to_load: the lines of Python that load that folder.
     """
@@ -83,3 +88,6 @@ class LoadedModel:
     image: ImagePreprocess | None = None
     keys: KeyReport | None = None
     source_head: nn.Module | None = None
+    head_kept: bool = False
+    task: str = "single_label"
+    class_names: list[str] = field(default_factory=list)
