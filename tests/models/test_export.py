@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tests.models.tiny import bert_folder, config, source, without_tether
 from tether.errors import ConfigError
 from tether.models import LoadedModel, load_exported, load_model
+from tether.models.predict import evaluation_encoder
 
 RANDOM = {"pretrained": False}
 NAMES = ("a|b", "<script>", "naïve 名前")
@@ -25,49 +27,80 @@ def logits(loaded: LoadedModel, batch: Tensor) -> Tensor:
     return getattr(out, "logits", out)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("timm:test_vit", {"image_size": 64}),
-        (
-            "timm:mobilenetv2_035",
-            {"image_size": 48, "model_args": {"pad_type": "same", "mean": 0.4}},
-        ),
-        ("timm:resnet10t", {"model_args": {"in_chans": 1, "global_pool": "max"}}),
-    ],
-)
-def test_timm_loads_alone(name: str, options: dict, tmp_path: Path) -> None:
-    options = {**options, "model_args": {**RANDOM, **options.get("model_args", {})}}
-    loaded = load_model(config(name, **options), source(names=NAMES))
-    image = loaded.image
-    assert image is not None
-    batch = torch.rand(2, image.channels, *image.size)
-    loaded.save(tmp_path / "model")
-    np.save(tmp_path / "batch.npy", batch.numpy())
-    told = json.loads(
-        without_tether(
-            """
+TIMM = {
+    "timm:test_vit": {"image_size": 64},
+    "timm:mobilenetv2_035": {"image_size": 48, "model_args": {"pad_type": "same", "mean": 0.4}},
+    "timm:resnet10t": {"model_args": {"in_chans": 1, "global_pool": "max"}},
+}
+
+
+def test_timm_loads_alone(tmp_path: Path) -> None:
+    made = {}
+    for at, (name, options) in enumerate(TIMM.items()):
+        options = {**options, "model_args": {**RANDOM, **options.get("model_args", {})}}
+        made[at] = loaded = load_model(config(name, **options), source(names=NAMES))
+        assert loaded.image is not None
+        loaded.save(tmp_path / f"model{at}")
+        batch = torch.rand(2, loaded.image.channels, *loaded.image.size)
+        np.save(tmp_path / f"batch{at}.npy", batch.numpy())
+    out = without_tether(
+        """
 import json, numpy, timm, torch
-folder = sys.argv[1]
-model = timm.create_model(f"local-dir:{folder}/model", pretrained=True).eval()
-settings = timm.data.resolve_model_data_config(model)
-timm.data.create_transform(**settings, is_training=False)
-with torch.no_grad():
-    out = model(torch.from_numpy(numpy.load(f"{folder}/batch.npy")))
-print(json.dumps([out.tolist(), settings, list(model.pretrained_cfg["label_names"])]))
+for at in range(3):
+    model = timm.create_model(f"local-dir:{sys.argv[1]}/model{at}", pretrained=True).eval()
+    settings = timm.data.resolve_model_data_config(model)
+    with torch.no_grad():
+        out = model(torch.from_numpy(numpy.load(f"{sys.argv[1]}/batch{at}.npy")))
+    print(json.dumps([out.tolist(), settings, list(model.pretrained_cfg["label_names"])]))
 """,
-            str(tmp_path),
-        )
+        str(tmp_path),
     )
-    assert torch.equal(torch.tensor(told[0]), logits(loaded, batch))
-    assert told[1]["input_size"] == [image.channels, *image.size]
-    assert tuple(told[1]["mean"]) == image.mean and tuple(told[1]["std"]) == image.std
-    assert told[1]["crop_pct"] == image.crop_pct
-    assert told[1]["interpolation"] == image.interpolation
-    assert told[2] == list(NAMES)
-    again = load_exported(tmp_path / "model")
-    assert again.image == image and again.class_names == list(NAMES)
-    assert torch.equal(logits(again, batch), logits(loaded, batch))
+    for at, line in enumerate(out.splitlines()):
+        told, image = json.loads(line), made[at].image
+        batch = torch.from_numpy(np.load(tmp_path / f"batch{at}.npy"))
+        assert torch.equal(torch.tensor(told[0]), logits(made[at], batch))
+        assert told[1]["input_size"] == [image.channels, *image.size]
+        assert tuple(told[1]["mean"]) == image.mean and tuple(told[1]["std"]) == image.std
+        assert told[1]["crop_pct"] == image.crop_pct
+        assert told[1]["interpolation"] == image.interpolation
+        assert told[2] == list(NAMES)
+        again = load_exported(tmp_path / f"model{at}")
+        assert again.image == image and again.class_names == list(NAMES)
+        assert torch.equal(logits(again, batch), logits(made[at], batch))
+
+
+def photo() -> Image.Image:
+    across, down = np.meshgrid(np.linspace(0, 9, 210), np.linspace(0, 7, 150))
+    waves = [np.sin(across * k) * np.cos(down) for k in (1, 2, 3)]
+    return Image.fromarray((127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("share", [0.875, 0.95, 1.0])
+def test_timm_sees_the_pixels_that_evaluation_saw(share: float, tmp_path: Path) -> None:
+    import timm
+
+    args = {**RANDOM, "crop_pct": share, "std": 0.3}
+    loaded = load_model(config("timm:resnet10t", model_args=args, image_size=64), source())
+    loaded.save(tmp_path / "model")
+    model = timm.create_model(f"local-dir:{tmp_path}/model", pretrained=True)
+    settings = timm.data.resolve_model_data_config(model)
+    there = timm.data.create_transform(**settings, is_training=False)(photo())
+    torch.testing.assert_close(there, evaluation_encoder(loaded)(photo())["x"])
+
+
+def test_transformers_sees_the_pixels_that_evaluation_saw(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassification
+
+    told = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
+    ResNetForImageClassification(told).save_pretrained(tmp_path / "resnet")
+    args = {"crop_pct": 0.875, "std": 0.3}
+    loaded = load_model(config(str(tmp_path / "resnet"), model_args=args, image_size=64), source())
+    loaded.save(tmp_path / "model")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    there = processor(photo(), return_tensors="pt")["pixel_values"][0]
+    ours = evaluation_encoder(loaded)(photo())["pixel_values"]
+    grey = 1 / 255 / 0.3  # that library resizes tensors, which may round to the next level
+    torch.testing.assert_close(there, ours, rtol=0, atol=1.01 * grey)
 
 
 def test_texts_load_alone(tmp_path: Path) -> None:
@@ -208,3 +241,22 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         load_exported(tmp_path / "none")
     with pytest.raises(ConfigError, match=r"no tether.json"):
         load_exported(tmp_path)
+
+
+def test_sharded_weights_are_saved_whole(tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    loaded = load_model(config("tether:cifar_resnet20", model_args=RANDOM), source())
+    expected = {k: v.clone() for k, v in loaded.model.state_dict().items()}
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1
+    )
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        fully_shard(loaded.model, mesh=mesh)
+        assert hasattr(next(loaded.model.parameters()), "full_tensor")
+        loaded.save(tmp_path / "model")
+    finally:
+        torch.distributed.destroy_process_group()
+    state = load_exported(tmp_path / "model").model.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in expected.items())

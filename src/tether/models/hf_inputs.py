@@ -108,7 +108,12 @@ def _box(size: Any) -> tuple[int, int] | None:
 def save_preprocessing(
     folder: Path, encoder: TextEncoder | None, image: ImagePreprocess | None
 ) -> None:
-    """Write the tokenizer, or an image processor that does what evaluation did."""
+    """Write the tokenizer, or an image processor that does what evaluation did.
+
+    Two things are that library's own and cannot be set: it resizes tensors, so that a pixel may
+    be one grey level off, and of an odd margin it always cuts the smaller half first, so that
+    some images are shifted by a pixel.
+    """
     if encoder is not None:
         tokenizer = deepcopy(encoder.tokenizer)
         tokenizer.model_max_length = encoder.max_length  # pipelines cut there as well
