@@ -29,7 +29,8 @@ class PanelHelp:
 
         screen = console()
         command: Any = self
-        screen.print(Text(f"\n {' '.join(command.get_usage(ctx).split())}", style="bold"))
+        usage = " ".join(command.get_usage(ctx).split()).replace("{", "").replace("}", "")
+        screen.print(Text(f"\n {usage}", style="bold"))
         for paragraph in (command.help or "").strip().split("\n\n"):
             screen.print(Padding(Text(" ".join(paragraph.split())), (1, 1, 0, 1)))
         screen.print()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tether.cli.failures import reported
 from tether.cli.output import console, print_json, rank
-from tether.errors import ConfigError
+from tether.cli.settings import read_settings
 from tether.tuning.config import CONFIG_NAME, canonical, check_complete, load_config
 from tether.tuning.table import ALIASES, FIELDS
 
@@ -179,23 +179,13 @@ def gather(
     With ``--resume`` and nothing but the output folder the settings of the run in it are taken.
     """
     flags = {name: value for name, value in flags.items() if value not in (None, [])}
-    chosen = {**_settings(settings or []), **flags}
+    chosen = {**read_settings(settings), **flags}
     source: Path | None = Path(file) if file is not None else None
     stored = Path(str(chosen.get("output_dir", ""))) / CONFIG_NAME
     named = "model" in chosen or "data" in chosen
     if source is None and resume and not named and "output_dir" in chosen and stored.is_file():
         source = stored
     return load_config(source, overrides=chosen)
-
-
-def _settings(given: list[str]) -> dict[str, str]:
-    values = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: write --set KEY=VALUE")
-        values[canonical(key)] = value
-    return values
 
 
 def run_folder(config: "TuneConfig") -> Path:
