@@ -20,7 +20,10 @@ def outputs(extras, forward):
     """What stands for an entry in the loss of a toy."""
     if "views" in extras:
         assert len(extras["views"]) == 2
-        return sum(forward(view).logits for view in extras["views"])
+        return sum(
+            (forward(**view) if isinstance(view, dict) else forward(view)).logits
+            for view in extras["views"]
+        )
     if "unlabelled" in extras:
         return forward(**extras["unlabelled"]).logits.mean(0)
     if "pairs" in extras:
@@ -148,6 +151,23 @@ def test_domains_are_whole_numbers_one_a_row():
     for bad in (torch.zeros(3).long(), torch.zeros(4), torch.zeros(4, 1).long()):
         with pytest.raises(TetherError, match="one whole number a row"):
             reg.loss(logits, y, domains=bad)
+
+
+def test_views_come_one_by_one_and_there_must_be_enough():
+    class Views(Asking):
+        pass
+
+    Views.info = catalogue.MethodInfo("views", Views, "features", needs=("views",), views=3)
+    model, method = Net(), Views()
+    reg = tether.attach(model, method)
+    x, y = torch.randn(2, 4, 6), torch.zeros(4, dtype=torch.int64)
+    for form in (x, list(x), tuple(x)):
+        reg.loss(model(x[0]), y, views=form)
+        assert all(torch.equal(a, b) for a, b in zip(method.got[-1]["views"], x, strict=True))
+    reg.loss(model(x[0]), y, views={"x": x})
+    assert [set(view) for view in method.got[-1]["views"]] == [{"x"}, {"x"}]
+    with pytest.raises(TetherError, match="'views' works on 3 views .* 2 beside .* not 1"):
+        reg.loss(model(x[0]), y, views=x[:1])
 
 
 def test_the_record_counts_views():

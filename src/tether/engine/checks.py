@@ -82,8 +82,12 @@ def take_entries(wanted: Mapping[str, str], inputs: dict[str, Any]) -> dict[str,
     return {name: inputs.pop(name) for name in wanted if name in inputs}
 
 
-def check_entries(wanted: Mapping[str, str], extras: dict[str, Any], logits: Tensor) -> None:
-    """Raise where a method did not get an entry; domains become indices on the device.
+def read_entries(
+    methods: Mapping[str, Method], wanted: Mapping[str, str], extras: dict[str, Any], logits: Tensor
+) -> None:
+    """Raise where a method did not get an entry; bring the entries into one form.
+
+    Domains become indices on the device; views a list, one input of the model a view.
 
     Raises:
         TetherError: names the method, the entry and the remedy.
@@ -102,6 +106,24 @@ def check_entries(wanted: Mapping[str, str], extras: dict[str, Any], logits: Ten
                 f"domains of shape {tuple(domains.shape)} and type {domains.dtype}"
             )
         extras["domains"] = domains.to(logits.device, torch.int64)
+    if "views" in wanted:
+        views = extras["views"] = _list_of_views(extras["views"])
+        for name, method in methods.items():
+            if "views" in method.info.needs and len(views) < method.info.views - 1:
+                raise TetherError(
+                    f"method {name!r} works on {method.info.views} views of each sample: give it "
+                    f"{method.info.views - 1} beside the sample's own, not {len(views)}"
+                )
+
+
+def _list_of_views(views: Any) -> list[Any]:
+    """Views one by one; tensors ``[V, N, ...]``, also by name, are taken apart."""
+    if isinstance(views, Tensor):
+        return list(views)
+    if hasattr(views, "items"):
+        parts = {key: list(tensor) for key, tensor in views.items()}
+        return [dict(zip(parts, each, strict=True)) for each in zip(*parts.values(), strict=True)]
+    return list(views)
 
 
 def acts_at_updates(handle: Handle) -> bool:

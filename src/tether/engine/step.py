@@ -122,7 +122,7 @@ class StepMaker:
         targets = self.task.check(logits, targets)
         mask = self.task.row_mask(targets)
         self._check_head(raw)
-        checks.check_entries(self.entries, extras, logits)
+        checks.read_entries(handle.methods, self.entries, extras, logits)
         features = None
         if self._want_features:
             tapped = handle.taps.take_features(raw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tether.batch import Batch
@@ -27,8 +26,9 @@ def smooth_classes(
     """
     if targets.is_floating_point():
         return (1.0 - smoothing) * targets + smoothing / num_classes
-    hot = F.one_hot(targets.clamp(min=0), num_classes).to(dtype)
-    smooth = (1.0 - smoothing) * hot + smoothing / num_classes
+    rest = smoothing / num_classes
+    smooth = torch.full((len(targets), num_classes), rest, dtype=dtype, device=targets.device)
+    smooth.scatter_(1, targets.clamp(min=0)[:, None], 1.0 - smoothing + rest)
     return smooth * (targets != IGNORE)[:, None]
 
 
