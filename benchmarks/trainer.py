@@ -138,9 +138,9 @@ def as_markdown(document: dict[str, Any]) -> str:
         "# What tether adds to a step of the Trainer",
         "",
         f"Written by `python -m benchmarks.trainer --write`. MobileNetV2 0.35, {PIXELS} px, "
-        f"batches of {BATCH}, AdamW, float32. {document['rounds']} rounds in which every variant makes "
-        f"{document['steps']} steps, in an order drawn anew; the ratio is to the Trainer with the "
-        "same loss function and without tether: least turns, and median over the rounds.",
+        f"batches of {BATCH}, AdamW, float32. {document['rounds']} rounds in which every "
+        f"variant makes {document['steps']} steps, in a new order; the ratio is to the Trainer with "
+        "the same loss function and without tether: least turns, and median over the rounds.",
         "",
         f"{machine}; threads {document['threads']}.",
         "",

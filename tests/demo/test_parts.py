@@ -136,4 +136,4 @@ def test_names_are_registered_once():
     assert set(EXPERIMENTS) == {"noisy_labels", "few_labels"}
     for experiment in EXPERIMENTS.values():
         assert next(iter(experiment.methods)) == PLAIN
-        assert experiment.methods[PLAIN]() == []
+        assert experiment.make(PLAIN) == []

@@ -32,7 +32,7 @@ def test_the_newest_complete_one_is_found_by_number(tmp_path):
     for step in (9, 10, 100):
         fill(tmp_path, step)
     assert newest(tmp_path).name == "checkpoint-100"
-    assert [path.name for path in checkpoints(tmp_path)][0] == "checkpoint-100"
+    assert next(path.name for path in checkpoints(tmp_path)) == "checkpoint-100"
 
 
 @pytest.mark.parametrize("damage", ["unsealed", "missing", "shorter", "manifest"])

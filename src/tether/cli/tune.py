@@ -157,7 +157,7 @@ def run(given: dict[str, Any]) -> None:
         config = gather(given.pop("config"), given.pop("settings"), given, resume)
         check_complete(config)
         if dry_run:
-            _show_plan(config, as_json)
+            _show_plan(config, as_json, resume=resume, overwrite=overwrite)
             return
         from tether.tuning.job import tune
 
@@ -199,13 +199,13 @@ def run_folder(config: "TuneConfig") -> Path:
     return default_folder(config, [name for name, _ in resolve_methods(config)])
 
 
-def _show_plan(config: "TuneConfig", as_json: bool) -> None:
+def _show_plan(config: "TuneConfig", as_json: bool, **how: bool) -> None:
     from rich.text import Text
 
     from tether.tuning.plan import plan
 
     with redirect_stdout(sys.stderr):
-        parts = plan(config)
+        parts = plan(config, **how)
     if rank():
         return
     if as_json:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from tether.demo.experiments import EXPERIMENTS
-from tether.machine import available_cores, describe_machine
 from tether.demo.page import make_page
 from tether.demo.pool import run_all
 from tether.demo.progress import Progress
 from tether.demo.summary import Results, text_table
+from tether.machine import available_cores, describe_machine
 from tether.report.extras import require
 
 DEFAULT_SEEDS, QUICK_SEEDS, QUICK_EPOCHS = 5, 2, 30

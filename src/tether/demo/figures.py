@@ -59,8 +59,8 @@ def radii(results: Results) -> dict[str, dict[str, float]]:
             "layer2": part.radius * part.growth,
             "head": part.head_radius,
         }
-        for method, make in results.experiment.methods.items()
-        for part in make()
+        for method in results.methods
+        for part in results.experiment.make(method)
         if isinstance(part, RegSL) and part.radius is not None and part.head_radius is not None
     }
 

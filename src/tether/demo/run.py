@@ -1,23 +1,23 @@
-"""One fine-tuning run: the whole loop, with tether in three of its lines."""
+"""One fine-tuning run of the demo: a ``tether.tune`` whose epochs are looked at."""
 
 from __future__ import annotations
 
-import copy
+import tempfile
 import time
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 import tether
 from tether import EarlyLearningRegularization, SelfLabelCorrection
 from tether.demo.experiments import Experiment
+from tether.demo.task import Task
 from tether.demo.watch import Floats, Integers, Watch
+from tether.engine.reference import unwrap
+from tether.engine.registry import attached_to
 from tether.measure import correction_report
 from tether.noise import NoisyLabels
-
-BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -57,40 +57,60 @@ def fine_tune(experiment: Experiment, method: str, seed: int, epochs: int | None
         seed: everything random follows from it; methods are compared on equal seeds.
         epochs: instead of the experiment's own.
     """
-    epochs = epochs or experiment.epochs
     task = experiment.task(seed)
-    model = copy.deepcopy(task.pretrained)
-    optimizer = experiment.optimizer(model.parameters())
-    shuffle = torch.Generator().manual_seed(seed)
-    loader = DataLoader(task.train, BATCH_SIZE, shuffle=True, generator=shuffle)
-    methods = experiment.methods[method]()
-
-    watch = Watch(model, task)
-    seconds = 0.0
-    reg = tether.attach(model, methods, optimizer, train_data=task.train, epochs=epochs, seed=seed)
-    for _ in range(epochs):
-        started = time.perf_counter()
-        for x, y in reg.batches(loader):
-            loss = reg.loss(model(x), y)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad()
-        seconds += time.perf_counter() - started
-        watch.look()
-
-    labels = suggested_labels(reg)
-    reg.finish()
+    look = _look(task)
+    with tempfile.TemporaryDirectory() as folder:
+        tether.tune(
+            {
+                **experiment.settings,
+                "methods": list(experiment.methods[method]),
+                "epochs": epochs or experiment.epochs,
+                "seed": seed,
+                "output_dir": f"{folder}/run",
+            },
+            callbacks=[look],
+        )
     return Run(
         experiment=experiment.name,
         method=method,
         seed=seed,
-        seconds=seconds,
-        curves=watch.curves,
-        distances=watch.distances(),
-        features=watch.features(),
+        seconds=look.seconds,
+        curves=look.watch.curves,
+        distances=look.watch.distances(),
+        features=look.watch.features(),
         labels={"true": task.noisy.true.numpy(), "given": task.noisy.labels.numpy()},
-        corrections=None if labels is None else _score(task.noisy, labels),
+        corrections=None if look.labels is None else _score(task.noisy, look.labels),
     )
+
+
+def _look(task: Task) -> Any:
+    from transformers import TrainerCallback
+
+    class Look(TrainerCallback):
+        """Looks at the network before training and after each epoch."""
+
+        model: nn.Module
+        watch: Watch
+        labels: Tensor | None = None
+        seconds = 0.0
+        _began = 0.0
+
+        def on_train_begin(self, *args: Any, **now: Any) -> None:
+            self.model = unwrap(now["model"])
+            self.watch = Watch(self.model, task)  # type: ignore[arg-type]
+
+        def on_epoch_begin(self, *args: Any, **now: Any) -> None:
+            self._began = time.perf_counter()
+
+        def on_epoch_end(self, *args: Any, **now: Any) -> None:
+            self.seconds += time.perf_counter() - self._began
+            self.watch.look()
+
+        def on_train_end(self, *args: Any, **now: Any) -> None:
+            handle = attached_to(self.model)
+            self.labels = None if handle is None else suggested_labels(handle)
+
+    return Look()
 
 
 def suggested_labels(reg: tether.Handle) -> Tensor | None:

@@ -88,7 +88,7 @@ class Results:
 
     def options(self, method: str) -> str:
         """The method as code, with every number spelt out; nothing for the plain baseline."""
-        return ", ".join(map(_spelt, self.experiment.methods[method]()))
+        return ", ".join(map(_spelt, self.experiment.make(method)))
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, without the curves."""

@@ -26,6 +26,8 @@ class TextEncoder:
         config: the model's configuration.
     """
 
+    draws = False
+
     def __init__(
         self, tokenizer: Any, max_length: int, accepted: frozenset[str], config: Any
     ) -> None:

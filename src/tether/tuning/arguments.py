@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def training_arguments(config: TuneConfig, root: Path, task: str) -> Any:
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
         use_cpu=cpu,
-        ddp_backend="gloo" if cpu else None,
+        ddp_backend="gloo" if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         ddp_find_unused_parameters=False,
         dataloader_num_workers=config.workers,
         dataloader_pin_memory=not cpu,

@@ -96,7 +96,8 @@ def assemble(config: TuneConfig, *, start: Path | None = None, new_head: bool = 
     check_loss(loss, source)
     asked = what_is_asked(methods, source)
     prepare(loaded.model, methods)
-    frozen = freeze(loaded.model, loaded.head, config.freeze, config.freeze_norm)
+    new = loaded.keys.missing if loaded.keys is not None else ()
+    frozen = freeze(loaded.model, loaded.head, config.freeze, config.freeze_norm, new=new)
 
     encode, plain = encoders(config, loaded)
     views = max((m.info.views for m in methods if "views" in m.info.needs), default=1)
@@ -157,6 +158,7 @@ class VectorEncoder:
     """A row of numbers as the model's input."""
 
     name: str
+    draws = False
 
     def __call__(self, row: Any) -> dict[str, torch.Tensor]:
         """The row as a float32 tensor."""

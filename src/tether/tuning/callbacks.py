@@ -20,7 +20,7 @@ from tether.tuning.metrics import LESS
 from tether.tuning.weights import save_weights
 
 
-class EpochKeys(TrainerCallback):  # type: ignore[misc]
+class EpochKeys(TrainerCallback):
     """Tells data set and sampler the epoch, from which their random numbers follow."""
 
     def __init__(self, *parts: Any) -> None:
@@ -32,7 +32,7 @@ class EpochKeys(TrainerCallback):  # type: ignore[misc]
             part.set_epoch(int(state.epoch or 0))
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """Writes a row for each evaluation, keeps the best weights, and stops when patience runs out.
 
     Whether to stop is read off the Trainer's own history, which travels in its checkpoints: a
@@ -117,7 +117,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return len(values) - 1 - at
 
 
-class Seal(TrainerCallback):  # type: ignore[misc]
+class Seal(TrainerCallback):
     """Completes a checkpoint, then removes old ones. It comes after the callback of the methods.
 
     The mean training loss since the last row goes into the manifest: the Trainer forgets it.
@@ -162,7 +162,7 @@ class Seal(TrainerCallback):  # type: ignore[misc]
         self.trainer.accelerator.wait_for_everyone()
 
 
-class Stop(TrainerCallback):  # type: ignore[misc]
+class Stop(TrainerCallback):
     """Saves and stops at the next update after a signal came."""
 
     def __init__(self) -> None:

@@ -25,7 +25,11 @@ def write_through(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    write_through(path, lambda p: p.write_text(text, encoding="utf-8", newline="\n") and None)
+
+    def write(to: Path) -> None:
+        to.write_text(text, encoding="utf-8", newline="\n")
+
+    write_through(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from tether.errors import Interrupted
 from tether.tuning.assembly import Assembly, assemble
-from tether.tuning.config import load_config
+from tether.tuning.config import check_complete, load_config
 from tether.tuning.export import export
 from tether.tuning.files import read_rows, write_json
 from tether.tuning.log import logging_to
-from tether.tuning.method_spec import resolve_methods
+from tether.tuning.method_spec import check_methods, resolve_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.result import Result
 from tether.tuning.run_folder import RunFolder, default_folder, read_progress
@@ -60,6 +60,7 @@ def tune(
         ['test', 'validation']
     """
     config = load_config(config)
+    check_complete(config)
     names = [name for name, _ in resolve_methods(config)]
     folder = RunFolder(
         Path(config.output_dir) if config.output_dir else default_folder(config, names),
@@ -71,6 +72,8 @@ def tune(
     if resume and folder.finished:
         return Result.read(folder.path)
     stages = stage_configs(config)
+    for stage in stages:
+        check_methods(stage.config)  # a slip in the last stage is told before the first one trains
     done = read_progress(folder.path)["stages"] if resume else []
     at = min(len(done), len(stages) - 1)
     assembly = _assemble(stages[at], done)  # says what is wrong before anything is written

@@ -23,8 +23,13 @@ Section = tuple[str, list[str]]
 MEASURED_STEPS = 4
 
 
-def plan(config: TuneConfig) -> list[Section]:
+def plan(config: TuneConfig, *, resume: bool = False, overwrite: bool = False) -> list[Section]:
     """Headings and lines: data, model, methods, cost, output; a few steps are measured.
+
+    Args:
+        config: the settings.
+        resume: the run would go on in its folder.
+        overwrite: the run would remove what is in its folder.
 
     Raises:
         ConfigError: what a run would raise before it writes anything.
@@ -32,7 +37,8 @@ def plan(config: TuneConfig) -> list[Section]:
     config = load_config(config)
     names = [name for name, _ in resolve_methods(config)]
     path = Path(config.output_dir) if config.output_dir else default_folder(config, names)
-    RunFolder(path, config, resume=False, overwrite=False).check()
+    folder = RunFolder(path, config, resume=resume, overwrite=overwrite)
+    folder.check()
     stages = stage_configs(config)
     sections: list[Section] = []
     for number, stage in enumerate(stages, start=1):
@@ -44,7 +50,8 @@ def plan(config: TuneConfig) -> list[Section]:
             (f"{title}methods", _methods(made)),
             (f"{title}training", _training(made, stage)),
         ]
-    sections.append(("output", [f"{path} (does not exist yet, or is empty)"]))
+    what = "a run goes on here" if resume else "what is in it is removed" if overwrite else "new"
+    sections.append(("output", [f"{path} ({what})"]))
     return sections
 
 
@@ -67,10 +74,10 @@ def _model(made: Assembly) -> list[str]:
             if names:
                 more = f" and {len(names) - 5} more" if len(names) > 5 else ""
                 lines.append(f"  {what}: {', '.join(names[:5])}{more}")
-    if made.frozen.parameters:
+    if made.frozen.frozen or made.frozen.still:
         lines.append(
-            f"held still: {len(made.frozen.parameters)} tensors, statistics of "
-            f"{len(made.frozen.norms)} norm layers"
+            f"held still: {len(made.frozen.frozen)} tensors, statistics of "
+            f"{len(made.frozen.still)} norm layers"
         )
     if loaded.image is not None:
         image = loaded.image
@@ -128,7 +135,7 @@ def measure(made: Assembly) -> tuple[float, float]:
 def _clock() -> Any:
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         update = evaluation = 0.0
         _times: list[float]
 
@@ -138,11 +145,9 @@ def _clock() -> Any:
         def on_step_end(self, *args: Any, **now: Any) -> None:
             self._times.append(time.perf_counter())
 
-        def on_evaluate(
-            self, args: Any, state: Any, control: Any, metrics: Any, **now: Any
-        ) -> None:
+        def on_evaluate(self, *args: Any, **now: Any) -> None:
             gaps = [b - a for a, b in zip(self._times, self._times[1:], strict=False)]
             self.update = sorted(gaps)[len(gaps) // 2] if gaps else 0.0
-            self.evaluation = float(metrics.get("eval_runtime", 0.0))
+            self.evaluation = float(now["metrics"]["eval_runtime"])
 
     return Clock()

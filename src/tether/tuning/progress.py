@@ -19,7 +19,7 @@ def progress() -> list[Any]:
     return [LiveLine() if live else PlainLines()]
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]
+class _Progress(TrainerCallback):
     """Epochs, rate and scores, as text."""
 
     def __init__(self) -> None:

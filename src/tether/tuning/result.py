@@ -53,8 +53,8 @@ class Result:
             lines.append(f"{name:<12}{cells}")
         early = ", stopped early" if self.stopped_early else ""
         lines.append(
-            f"{self.epochs:g} epochs, {self.steps} updates, {self.seconds:.1f} s{early}; best epoch "
-            f"{self.best_epoch:g}; {self.run_dir}"
+            f"{self.epochs:g} epochs, {self.steps} updates, {self.seconds:.1f} s{early}; "
+            f"best epoch {self.best_epoch:g}; {self.run_dir}"
         )
         return "\n".join(lines)
 

@@ -63,6 +63,8 @@ class Stage:
 
     def make_trainer(self) -> Any:
         """The Trainer, with tether attached: w0 is what the model holds now."""
+        from transformers import PrinterCallback
+
         from tether.tuning.callbacks import EpochKeys, Seal
         from tether.tuning.trainer import TuneTrainer
 
@@ -91,6 +93,7 @@ class Stage:
             sampler=lambda: self.sampler,
             extra_batches=made.extra_batches,
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)  # it writes to stdout
         # after the callback that saves the methods' state
         trainer.add_callback(
             Seal(trainer, config.save_total_limit, lambda: self.watch.stopped, self._manifest)

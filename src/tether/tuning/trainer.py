@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Trainer
 
 from tether.integrations.hf import TetherMixin
 from tether.tuning.options import TuneConfig
 
-OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
@@ -45,15 +44,17 @@ class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler()
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """An optimiser of torch over groups by depth, norms and biases without decay."""
         if self.optimizer is None:
-            self.optimizer = make_optimizer(self._config, model or self.model, self._head_name)
+            self.optimizer = make_optimizer(
+                self._config, self.model if model is None else model, self._head_name
+            )
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The mixin's, with the batches that methods asked for beside the labelled one."""
-        if self._extra_batches and self.model.training and self.tether is not None:
+        if self._extra_batches and self.tether is not None and self.tether.inner.training:
             step = self.tether.micro_step
             extra = {name: make(step) for name, make in self._extra_batches.items()}
             inputs = {**inputs, **self._prepare_inputs(extra)}
@@ -64,7 +65,7 @@ class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
         return 0
 
 
-def make_optimizer(config: TuneConfig, model: nn.Module, head: str) -> torch.optim.Optimizer:
+def make_optimizer(config: TuneConfig, model: Any, head: str) -> torch.optim.Optimizer:
     """The optimiser that the settings name.
 
     Raises:
