@@ -64,18 +64,25 @@ def load_data(config: TuneConfig, *, split_seed: int | None = None) -> DataSourc
 def _demo(config: TuneConfig) -> tuple[DataSource, dict[str, bytes]]:
     from tether.data.demo import load_demo
 
-    for option in ("domain_column", "text_column", "image_column", "label_column"):
-        if getattr(config, option):
-            raise ConfigError(f"option {option}: {config.data} has no columns")
+    _refuse_columns(config, f"{config.data} has no columns")
     if config.task not in ("auto", "single_label"):
         raise ConfigError(f"option task: {config.data} is single_label, not {config.task}")
     return load_demo(config.data.removeprefix("demo:"), config.seed), {}
 
 
+def _refuse_columns(config: TuneConfig, why: str) -> None:
+    for option in ("text_column", "image_column", "label_column", "domain_column"):
+        if getattr(config, option):
+            raise ConfigError(f"option {option}: {why}")
+
+
 def _read(config: TuneConfig) -> tuple[DataSource, dict[str, bytes]]:
-    raw = read_source(config)
-    if config.domain_column and raw.folder:
-        raise ConfigError("option domain_column: an image folder has no columns; use a CSV file")
+    try:
+        raw = read_source(config)
+    except OSError as error:
+        raise ConfigError(f"data {config.data!r} cannot be read: {error.strerror}") from error
+    if raw.folder:
+        _refuse_columns(config, "an image folder has no columns; use a CSV file of image paths")
     raw.splits, keys, found = usable(raw.kind, raw.splits, config.on_bad_sample)
     notices = [*raw.notices, *found]
     encoded = encode_labels(raw, config.task, config.label_separator)
@@ -124,6 +131,8 @@ def read_source(config: TuneConfig) -> RawData:
         from tether.data.hub import read_hub
 
         return read_hub(config.data, config)
+    if not path.is_dir():
+        raise ConfigError(f"data: {config.data} is neither a file nor a folder")
     from tether.data.hub import READABLE, is_saved, read_files, read_saved
 
     if is_saved(path):
