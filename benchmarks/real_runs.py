@@ -28,13 +28,14 @@ PLAIN, PROBE = "plain", "linear probe"
 
 IMAGES: dict[str, Any] = {
     "model_args": {"pad_type": "same", "bn_eps": 1e-3, "mean": 0.5, "std": 0.5},
-    "image_size": 96, "shots": 20, "epochs": 20, "batch_size": 16, "head_lr_mult": 10.0,
-    "warmup_ratio": 0.1, "augment": "light", "eval_batch_size": 64, "limit_validation": 200,
+    "image_size": 96, "shots": 20, "epochs": 12, "batch_size": 16, "head_lr_mult": 10.0,
+    "warmup_ratio": 0.1, "augment": "light", "eval_batch_size": 64, "limit_validation": 150,
     "freeze_norm": "all",
 }  # fmt: skip
 TEXTS: dict[str, Any] = {
-    "epochs": 10, "batch_size": 16, "head_lr_mult": 10.0, "warmup_ratio": 0.1,
-    "eval_batch_size": 64, "limit_validation": 200, "max_length": 64,
+    "epochs": 6, "batch_size": 16, "head_lr_mult": 10.0, "warmup_ratio": 0.1,
+    "eval_batch_size": 64, "limit_validation": 150, "max_length": 40,
+    "freeze": "*embeddings*",
 }  # fmt: skip
 
 

@@ -139,8 +139,8 @@ def as_markdown(document: dict[str, Any]) -> str:
         "",
         f"Written by `python -m benchmarks.trainer --write`. MobileNetV2 0.35, {PIXELS} px, "
         f"batches of {BATCH}, AdamW, float32. {document['rounds']} rounds in which every "
-        f"variant makes {document['steps']} steps, in a new order; the ratio is to the Trainer with "
-        "the same loss function and without tether: least turns, and median over the rounds.",
+        f"variant makes {document['steps']} steps, in a new order; the ratio is to the Trainer "
+        "with the same loss function and without tether: least turns, and median over the rounds.",
         "",
         f"{machine}; threads {document['threads']}.",
         "",

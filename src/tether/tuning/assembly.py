@@ -96,6 +96,8 @@ def assemble(config: TuneConfig, *, start: Path | None = None, new_head: bool = 
     check_loss(loss, source)
     asked = what_is_asked(methods, source)
     prepare(loaded.model, methods)
+    if config.channels_last and loaded.kind == "image":
+        loaded.model.to(memory_format=torch.channels_last)
     new = loaded.keys.missing if loaded.keys is not None else ()
     frozen = freeze(loaded.model, loaded.head, config.freeze, config.freeze_norm, new=new)
 

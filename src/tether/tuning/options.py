@@ -181,6 +181,10 @@ class TuneConfig:
         group="Training", choices=("auto", "all", "none"),
     )  # fmt: skip
     compile: bool = option(False, "torch.compile the model", group="Training")
+    channels_last: bool = option(
+        True, "weights of image models in the layout that convolutions are fast in",
+        group="Training",
+    )  # fmt: skip
     eval_batch_size: int = option(
         0,
         "samples of an evaluating forward; 0: the training one's",

@@ -205,7 +205,8 @@ class Stage:
     def finish(self) -> None:
         """Bake what methods put into the model, and detach."""
         if self.trainer.tether is not None:
-            self.assembly.loaded.model = self.trainer.tether.finish()
+            model = self.trainer.tether.finish()
+            self.assembly.loaded.model = model.to(memory_format=torch.contiguous_format)
 
 
 def wait() -> None:

@@ -22,6 +22,10 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+#: Those that have a fused kernel on the CPU and on CUDA.
+FUSED = ("adamw", "adam", "sgd")
+
+
 class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
     """The Trainer with tether's loss, as ``tether tune`` runs it.
 
@@ -60,6 +64,12 @@ class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
             inputs = {**inputs, **self._prepare_inputs(extra)}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The weights in the order of their dimensions, as safetensors takes them."""
+        model: Any = self.model
+        state = model.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: value.contiguous() for name, value in state.items()})
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the number is for texts only, and costs a walk over the parameters."""
         return 0
@@ -82,6 +92,8 @@ def make_optimizer(config: TuneConfig, model: Any, head: str) -> torch.optim.Opt
     given = dict(config.optim_args)
     if config.optim == "sgd":
         given.setdefault("momentum", 0.9)
+    if config.optim in FUSED:
+        given.setdefault("fused", True)  # one pass over the weights: several times faster
     try:
         return kind(groups, lr=config.lr, **given)
     except (TypeError, ValueError) as error:
