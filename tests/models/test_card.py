@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +105,16 @@ def test_plain_fine_tuning_and_many_classes() -> None:
     text = card(facts(methods=[], class_names=[f"c{i}" for i in range(80)]))
     assert "plain fine-tuning" in text and "and 30 more" in text
     assert "number" in card(facts(task="regression", class_names=["age"]))
+
+
+@pytest.mark.parametrize("module", ["own_models", "timm_models", "hf_models", "torchvision_models"])
+def test_the_lines_that_load_a_model_are_python(module):
+    loading = import_module(f"tether.models.{module}")
+    lines = {
+        "own_models": lambda: loading.HOW_TO_LOAD,
+        "timm_models": lambda: loading.HOW_TO_LOAD,
+        "hf_models": lambda: loading._how_to_load("text"),
+        "torchvision_models": lambda: loading.how_to_load("resnet18", 3, {}),
+    }[module]()
+    names = {node.id for node in ast.walk(ast.parse(lines)) if isinstance(node, ast.Name)}
+    assert "TYPE_CHECKING" not in names and "FOLDER" in lines

@@ -39,9 +39,6 @@ KNOWN = ("digits", "cifar_resnet20", "cifar_resnet32", "cifar_resnet44", "cifar_
 HOW_TO_LOAD = """\
 from tether.models import load_exported
 
-if TYPE_CHECKING:
-    from tether.tuning.options import TuneConfig
-
 loaded = load_exported("FOLDER")
 model, class_names = loaded.model, loaded.class_names"""
 _CIFAR = ImagePreprocess(
