@@ -102,7 +102,8 @@ def assemble(config: TuneConfig, *, start: Path | None = None, new_head: bool = 
     frozen = freeze(loaded.model, loaded.head, config.freeze, config.freeze_norm, new=new)
 
     encode, plain = encoders(config, loaded)
-    views = max((m.info.views for m in methods if "views" in m.info.needs), default=1)
+    parts = [part.info for method in methods for part in method.expand()]
+    views = max((info.views for info in parts if "views" in info.needs), default=1)
     tables = source.tables
     assembly = Assembly(
         config, source, loaded, methods, frozen, loss, Collator(loaded.pad),

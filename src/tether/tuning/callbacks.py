@@ -83,7 +83,7 @@ class Watch(TrainerCallback):
         **now: Any,
     ) -> None:
         """Write the row; keep the weights where they are the best so far."""
-        value = metrics[f"eval_{self.metric}"]
+        value, numbers = metrics[f"eval_{self.metric}"], self.numbers()
         if state.is_world_process_zero:
             row = {
                 "stage": self.stage,
@@ -97,7 +97,7 @@ class Watch(TrainerCallback):
                     if name.startswith("eval_") and not name.endswith("_second")
                     and name not in ("eval_runtime",)
                 },
-                **self.numbers(),
+                **numbers,
             }  # fmt: skip
             append_row(self.path, row)
         if self.best is not None and better(self.metric, value, state.best_metric):

@@ -76,7 +76,9 @@ def tune(
         check_methods(stage.config)  # a slip in the last stage is told before the first one trains
     done = read_progress(folder.path)["stages"] if resume else []
     at = min(len(done), len(stages) - 1)
-    assembly = _assemble(stages[at], done)  # says what is wrong before anything is written
+    assembly = _assemble(
+        stages[at], done, folder.path
+    )  # says what is wrong before anything is written
     before = done[-1] if done else {"epochs": 0.0, "steps": 0.0, "seconds": 0.0}
     first = Stage(
         assembly, folder.path, at + 1, alone=len(stages) == 1, before=before,
@@ -109,7 +111,7 @@ def _run(
     try:
         for number in range(stage.number, len(stages) + 1):
             if number > stage.number:
-                assembly = _assemble(stages[number - 1], done)
+                assembly = _assemble(stages[number - 1], done, folder.path)
                 stage = Stage(
                     assembly, folder.path, number, alone=False, before=done[-1],
                     callbacks=[*callbacks, *_progress(show)],
@@ -134,11 +136,11 @@ def _progress(show: bool) -> list[Any]:
     return progress() if show else []
 
 
-def _assemble(spec: StageSpec, done: Sequence[Mapping[str, Any]]) -> Assembly:
+def _assemble(spec: StageSpec, done: Sequence[Mapping[str, Any]], folder: Path) -> Assembly:
     """The parts of a stage, its weights taken from the stage before where it starts there."""
     start = None
     if done and spec.start_from != "pretrained":
-        start = Path(done[-1]["weights"])
+        start = folder / done[-1]["weights"]
     return assemble(spec.config, start=start, new_head="head" in spec.reset)
 
 
@@ -150,7 +152,7 @@ def _end_of_stage(stage: Stage, following: StageSpec) -> dict[str, Any]:
     stage.finish()
     weights = stage.root / "end.safetensors"
     stage.keep_weights(weights)
-    return {**done, "weights": str(weights)}
+    return {**done, "weights": weights.relative_to(stage.run).as_posix()}
 
 
 def _end_of_run(config: TuneConfig, folder: RunFolder, stage: Stage, main: bool) -> Result:
