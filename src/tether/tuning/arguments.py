@@ -88,12 +88,16 @@ def check_device(config: TuneConfig) -> bool:
     """Whether the run is on the CPU.
 
     Raises:
-        ConfigError: CUDA or float16 is asked for and cannot be had.
+        ConfigError: CUDA, sharding or float16 is asked for and cannot be had.
     """
     there = torch.cuda.is_available()
     if config.device == "cuda" and not there:
         raise ConfigError("option device: no CUDA device is usable here; give --device cpu")
     cpu = config.device == "cpu" or not there
+    if cpu and config.fsdp:
+        raise ConfigError(
+            "option fsdp: sharding needs accelerators, and this would run on the CPU; leave it out"
+        )
     if cpu and config.precision == "fp16":
         raise ConfigError("option precision: fp16 needs an accelerator; on the CPU give bf16")
     return cpu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tether.data.keyed import DomainBalancedSampler, KeyedDataset, KeyedSampler
 from tether.data.table import DataSource
 from tether.data.transforms import image_encoder
 from tether.engine.attach import prepare
-from tether.errors import ConfigError
+from tether.errors import ConfigError, TetherError
 from tether.method import Method
 from tether.models import load_model
 from tether.models.freeze import FreezeReport, freeze
@@ -73,13 +73,17 @@ class Assembly:
         return KeyedSampler(len(table), self.config.seed)
 
 
-def assemble(config: TuneConfig, *, start: Path | None = None, new_head: bool = False) -> Assembly:
+def assemble(
+    config: TuneConfig, *, start: Path | None = None, start_classes: Sequence[str] = (),
+    new_head: bool = False,
+) -> Assembly:  # fmt: skip
     """Read the data, load the model, make the methods.
 
     Args:
         config: the settings of a stage.
         start: weights of the stage before, to begin with.
-        new_head: leave the head as it was drawn anew; so it is, too, where its shape differs.
+        start_classes: what the outputs of its head stood for.
+        new_head: leave the head as it was drawn anew; so it is, too, where the classes differ.
 
     Raises:
         ConfigError: something in the settings does not fit.
@@ -88,6 +92,7 @@ def assemble(config: TuneConfig, *, start: Path | None = None, new_head: bool = 
     source = load_data(config)
     loaded = load_model(config, source)
     if start is not None:
+        new_head = new_head or source.class_names != list(start_classes)
         load_weights(loaded.model, start, without=f"{loaded.head}." if new_head else None)
     if config.class_weights:
         weights = read_class_weights(config.class_weights, source)
@@ -95,7 +100,10 @@ def assemble(config: TuneConfig, *, start: Path | None = None, new_head: bool = 
     loss = LOSSES[source.task] if config.loss == "auto" else config.loss
     check_loss(loss, source)
     asked = what_is_asked(methods, source)
-    prepare(loaded.model, methods)
+    try:
+        prepare(loaded.model, methods)
+    except TetherError as error:  # methods that cannot be combined
+        raise ConfigError(str(error)) from None
     if config.channels_last and loaded.kind == "image":
         loaded.model.to(memory_format=torch.channels_last)
     new = loaded.keys.missing if loaded.keys is not None else ()

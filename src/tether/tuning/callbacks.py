@@ -126,20 +126,21 @@ class Seal(TrainerCallback):
         trainer: the Trainer.
         keep: checkpoints to keep.
         stopped: whether training ended early.
-        resumed: manifest of the checkpoint that the run goes on from.
+        resumed: gives the manifest of the checkpoint that the run goes on from.
     """
 
     def __init__(
         self, trainer: Any, keep: int, stopped: Callable[[], bool],
-        resumed: Mapping[str, Any] | None,
+        resumed: Callable[[], Mapping[str, Any] | None],
     ) -> None:  # fmt: skip
         self.trainer, self.keep, self.stopped, self.resumed = trainer, keep, stopped, resumed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **now: Any) -> None:
         """Give the Trainer its sum back."""
-        if self.resumed is not None:
-            self.trainer._tr_loss += self.resumed["loss_sum"]
-            self.trainer._globalstep_last_logged = self.resumed["last_logged"]
+        manifest = self.resumed()
+        if manifest is not None:
+            self.trainer._tr_loss += manifest["loss_sum"]
+            self.trainer._globalstep_last_logged = manifest["last_logged"]
 
     def on_save(self, args: Any, state: Any, control: Any, **now: Any) -> None:
         """After everything of the checkpoint is written."""

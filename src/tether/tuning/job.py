@@ -14,7 +14,7 @@ from tether.tuning.config import check_complete, load_config
 from tether.tuning.export import export
 from tether.tuning.files import read_rows, write_json
 from tether.tuning.log import logging_to
-from tether.tuning.method_spec import check_methods, resolve_methods
+from tether.tuning.method_spec import resolve_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.result import Result
 from tether.tuning.run_folder import RunFolder, default_folder, read_progress
@@ -72,18 +72,17 @@ def tune(
     if resume and folder.finished:
         return Result.read(folder.path)
     stages = stage_configs(config)
-    for stage in stages:
-        check_methods(stage.config)  # a slip in the last stage is told before the first one trains
     done = read_progress(folder.path)["stages"] if resume else []
     at = min(len(done), len(stages) - 1)
-    assembly = _assemble(
-        stages[at], done, folder.path
-    )  # says what is wrong before anything is written
     before = done[-1] if done else {"epochs": 0.0, "steps": 0.0, "seconds": 0.0}
+    # both say what is wrong before anything is written: a slip in the last stage, too
     first = Stage(
-        assembly, folder.path, at + 1, alone=len(stages) == 1, before=before,
-        callbacks=[*callbacks, *_progress(show and main)],
+        _assemble(stages[at], done, folder.path), folder.path, at + 1, alone=len(stages) == 1,
+        before=before, callbacks=[*callbacks, *_progress(show and main)],
     )  # fmt: skip
+    for later in stages[at + 1 :]:
+        made = assemble(later.config)
+        Stage(made, folder.path, later.index + 1, alone=False, before=before).finish()
     try:
         if main:
             folder.open()
@@ -138,10 +137,13 @@ def _progress(show: bool) -> list[Any]:
 
 def _assemble(spec: StageSpec, done: Sequence[Mapping[str, Any]], folder: Path) -> Assembly:
     """The parts of a stage, its weights taken from the stage before where it starts there."""
-    start = None
-    if done and spec.start_from != "pretrained":
-        start = folder / done[-1]["weights"]
-    return assemble(spec.config, start=start, new_head="head" in spec.reset)
+    if not done or spec.start_from == "pretrained":
+        return assemble(spec.config)
+    before = done[-1]
+    return assemble(
+        spec.config, start=folder / before["weights"], start_classes=before["class_names"],
+        new_head="head" in spec.reset,
+    )  # fmt: skip
 
 
 def _end_of_stage(stage: Stage, following: StageSpec) -> dict[str, Any]:
@@ -152,7 +154,11 @@ def _end_of_stage(stage: Stage, following: StageSpec) -> dict[str, Any]:
     stage.finish()
     weights = stage.root / "end.safetensors"
     stage.keep_weights(weights)
-    return {**done, "weights": weights.relative_to(stage.run).as_posix()}
+    return {
+        **done,
+        "weights": weights.relative_to(stage.run).as_posix(),
+        "class_names": stage.assembly.source.class_names,
+    }
 
 
 def _end_of_run(config: TuneConfig, folder: RunFolder, stage: Stage, main: bool) -> Result:
@@ -165,7 +171,9 @@ def _end_of_run(config: TuneConfig, folder: RunFolder, stage: Stage, main: bool)
     best, best_logits = stage.scores() if best_epoch else (last, last_logits)
     if config.export == "last":
         stage.use(keep)
-        keep.unlink(missing_ok=True)
+        wait()
+        if main:
+            keep.unlink(missing_ok=True)
     stage.finish()
     result = Result(
         run_dir=str(folder.path),

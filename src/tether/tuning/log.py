@@ -14,6 +14,8 @@ LOGGERS = ("tether", "transformers", "accelerate", "timm", "datasets", "py.warni
 @contextmanager
 def logging_to(path: Path | None) -> Iterator[None]:
     """Write log records and warnings to a file, in place of stderr; None: nowhere."""
+    from transformers.utils import logging as theirs
+
     handler: logging.Handler = (
         logging.NullHandler() if path is None else logging.FileHandler(path, encoding="utf-8")
     )
@@ -26,10 +28,14 @@ def logging_to(path: Path | None) -> Iterator[None]:
         one.propagate = False
         one.setLevel(logging.INFO if one.name == "tether" else logging.WARNING)
     logging.captureWarnings(True)
+    bars = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()  # type: ignore[no-untyped-call]  # one for each file saved
     try:
         yield
     finally:
         logging.captureWarnings(False)
+        if bars:
+            theirs.enable_progress_bar()  # type: ignore[no-untyped-call]
         warnings.showwarning = shown
         for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
             one.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from tether.engine.state import distributed
-from tether.errors import Interrupted
+from tether.errors import ConfigError, Interrupted, TetherError
 from tether.tuning.arguments import metric_name, training_arguments
 from tether.tuning.assembly import Assembly
 from tether.tuning.checkpoints import newest, read_manifest
@@ -36,13 +37,18 @@ class Stage:
         alone: whether it is the only one, so that its checkpoints need no folder of their own.
         before: epochs, steps and seconds of the stages before.
         callbacks: further ones for the Trainer.
+
+    Raises:
+        ConfigError: the methods or the optimiser refuse what they are given; nothing is written.
     """
 
     def __init__(
         self, assembly: Assembly, run: Path, number: int, *, alone: bool,
         before: dict[str, float], callbacks: Sequence[Any] = (),
     ) -> None:  # fmt: skip
-        from tether.tuning.callbacks import Stop, Watch  # they need the Trainer's package
+        # they need the Trainer's package
+        from tether.tuning.callbacks import Stop, Watch
+        from tether.tuning.trainer import make_optimizer
 
         self.assembly, self.run, self.number = assembly, run, number
         config, task = assembly.config, assembly.source.task
@@ -59,9 +65,13 @@ class Stage:
         self.sampler = assembly.sampler()
         self._callbacks = callbacks
         self._manifest: dict[str, Any] | None = None
-        self.trainer: Any = None
+        try:
+            make_optimizer(config, assembly.loaded.model, assembly.loaded.head)  # does it fit?
+            self.trainer = self._make_trainer()
+        except TetherError as error:  # nothing was trained: it is the settings
+            raise ConfigError(str(error)) from None
 
-    def make_trainer(self) -> Any:
+    def _make_trainer(self) -> Any:
         """The Trainer, with tether attached: w0 is what the model holds now."""
         from transformers import PrinterCallback
 
@@ -77,6 +87,7 @@ class Stage:
             "train_data": plain, "valid_data": valid, "loss": made.loss, "head": made.loaded.head,
             "source_head": made.loaded.source_head, "seed": config.seed,
         }  # fmt: skip
+        root, self.args.output_dir = self.args.output_dir, os.curdir  # which it makes at once
         trainer = TuneTrainer(
             model=made.loaded.model,
             args=self.args,
@@ -93,11 +104,15 @@ class Stage:
             sampler=lambda: self.sampler,
             extra_batches=made.extra_batches,
         )  # fmt: skip
+        self.args.output_dir = root
         trainer.remove_callback(PrinterCallback)  # it writes to stdout
         # after the callback that saves the methods' state
         trainer.add_callback(
-            Seal(trainer, config.save_total_limit, lambda: self.watch.stopped, self._manifest)
-        )
+            Seal(
+                trainer, config.save_total_limit, lambda: self.watch.stopped,
+                lambda: self._manifest,
+            )
+        )  # fmt: skip
         return trainer
 
     def train(self) -> None:
@@ -108,7 +123,6 @@ class Stage:
         """
         checkpoint = self._find_checkpoint()
         self._cut_metrics(checkpoint)
-        self.trainer = self.make_trainer()
         with self.stop.listening():
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.stop.signum:
