@@ -99,6 +99,7 @@ def candidates(case: Case, rate: float) -> dict[str, list[dict[str, Any]]]:
     def with_method(text: str) -> dict[str, Any]:
         return {"methods": [text], "lr": rate}
 
+    regsl = f"regsl:radius={case.radius:g},growth=1.1,ratio=true,"
     return {
         PROBE: [{"freeze": "backbone", "lr": 1e-3, "head_lr_mult": 1.0, "methods": []}],
         "l2_sp": [with_method("l2_sp:weight=0.1")],
@@ -109,10 +110,11 @@ def candidates(case: Case, rate: float) -> dict[str, list[dict[str, Any]]]:
         "elr": [with_method("elr:weight=7.0")],
         # the defaults of RegSL are for 30 epochs and more: here training is shorter
         "regsl": [
-            with_method(
-                f"regsl:radius={case.radius:g},growth=1.1,ratio=true,reweighting_start_epoch=2,"
-                "correction_start_epoch=3,threshold=0.6"
-            )
+            with_method(regsl + "reweighting_start_epoch=3,correction_start_epoch=5,threshold=0.8")
+        ],
+        # corrections that begin too early follow a network that is not yet right
+        "regsl, early": [
+            with_method(regsl + "reweighting_start_epoch=2,correction_start_epoch=3,threshold=0.6")
         ],
     }
 
@@ -201,6 +203,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cases", nargs="*", help="names (default all)")
     parser.add_argument("--noises", nargs="*", default=list(NOISES))
+    parser.add_argument("--methods", nargs="*", help="names in the table (default all)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     if not (SHARED / "data").is_dir():
@@ -216,6 +219,7 @@ def main() -> int:
                 {"case": name, "noise": noise, "method": method, "seed": seed,
                  "settings": {**case.settings, **own}}
                 for method, own in chosen.items() for seed in SEEDS
+                if not options.methods or method in options.methods
             ]  # fmt: skip
         run(jobs, options.workers, options.output)
     return 0

@@ -48,7 +48,7 @@ def settings(data: Path | str, output: Path, **given: Any) -> dict[str, Any]:
         "lr": 2e-3, "device": "cpu",
     }  # fmt: skip
     if str(data).startswith("demo:"):
-        base |= {"model": str(data), "lr": 0.01}
+        base |= {"model": "demo:digits", "lr": 0.01}
     else:
         base |= {
             "model": "timm:test_vit", "image_size": 32,

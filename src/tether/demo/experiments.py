@@ -72,7 +72,7 @@ FEW_SHOT = Experiment(
     title="Few labels",
     task=few_shot_task,
     settings={
-        **_COMMON, "model": "demo:digits-few", "data": "demo:digits-few", "optim": "sgd",
+        **_COMMON, "model": "demo:digits", "data": "demo:digits-few", "optim": "sgd",
         "optim_args": {"momentum": 0.9, "nesterov": True}, "lr": 0.05,
     },
     recipe="SGD, learning rate 0.05, Nesterov momentum 0.9, batches of 32",
