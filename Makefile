@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs api clean
+.PHONY: help demo test lint bench real docs api clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
@@ -24,8 +24,13 @@ test: $(STAMP)  ## lint, types and all tests, with seconds by group
 lint: $(STAMP)  ## ruff and mypy only
 	$(BIN)/python tools/run_tests.py lint
 
-bench: $(STAMP)  ## cost of a step, by method
+bench: $(STAMP)  ## cost of a step, by method, also under the Trainer
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.trainer
+
+real: $(STAMP)  ## methods on real data (TETHER_SHARED), and the page of results
+	$(BIN)/python -m benchmarks.real_runs
+	$(BIN)/python -m benchmarks.real_page
 
 docs: $(STAMP)  ## the documentation, into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

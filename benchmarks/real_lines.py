@@ -111,7 +111,10 @@ def statements(lines: dict[str, Line]) -> list[str]:
             f"Best at the last epoch: **{first.method}**. Plain is missing to compare with."
         )
     elif first is plain:
-        said.append("Best at the last epoch: **plain fine-tuning**. No other that ran on as many seeds ends higher.")
+        said.append(
+            "Best at the last epoch: **plain fine-tuning**. No other that ran on as many seeds "
+            "ends higher."
+        )
     else:
         said.append(
             f"Best at the last epoch: **{first.method}**, {_judged(difference(first, plain))}."

@@ -220,8 +220,11 @@ def _value(value: Any) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells] + [""]
+    def cell(text: str) -> str:
+        return text.replace("|", "\\|").replace(" ± ", "\u00a0±\u00a0")  # in one line
+
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(map(cell, line)) + " |" for line in lines] + [""]
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "method_pages",
+    "option_tables",
 ]
 exclude_patterns = ["_build", "_ext"]
 source_suffix = {".md": "markdown"}

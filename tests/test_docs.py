@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +17,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.markdown import ROOT, code_blocks
+from tests.pages import PAGES, commands, files, make_workspace
 from tether.catalogue import COSTS, KINDS, NEEDS, list_methods, method_info
+from tether.cli.tune import NO_FLAG, flag_name, gather
+from tether.tuning.config import check_complete, load_config
+from tether.tuning.method_spec import check_methods
+from tether.tuning.stage_spec import stage_configs
+from tether.tuning.table import FIELDS
 
 NOT_RUN = "not run"
 
@@ -117,3 +125,93 @@ def test_code_of_the_pages_runs(page: str, tmp_path: Path) -> None:
         [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
+
+
+# -- tether tune -----------------------------------------------------------------------------------
+
+#: Runs every command of a page in one process, each training for an epoch, then its Python code.
+RUN_PAGE = """
+import json, sys
+from tether.cli import main
+
+page = json.load(sys.stdin)
+for words in page["commands"]:
+    short = ["--epochs", "1"] if words[0] == "tune" and "--dry-run" not in words else []
+    code = main([*words, *short])
+    assert code == 0, (code, words)
+for block in page["code"]:
+    exec(block, {})
+"""
+
+
+def test_the_table_of_options_is_complete(site: Path) -> None:
+    page = site / "tune_options.html"
+    rows = {
+        cells[0].partition(" ")[0].rstrip(","): cells
+        for row in re.findall(r"<tr.*?</tr>", page.read_text(encoding="utf-8"), re.DOTALL)
+        if (cells := [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip()
+                      for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)])
+    }  # fmt: skip
+    defaults = load_config()
+    for name, field in FIELDS.items():
+        key = name if name in NO_FLAG else f"--{flag_name(name)}"
+        assert key in rows, name
+        _, default, allowed, text = rows[key]
+        # typographic quotes and hyphens are the documentation's own
+        assert text.startswith(field.metadata["help"].partition("'")[0][:20]), name
+        for choice in field.metadata["choices"]:
+            assert choice in allowed, (name, choice)
+        value = getattr(defaults, name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            assert float(default) == value, name
+        assert ("↻" in text) != field.metadata["settings"], name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_of_the_printed_commands_exists(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.main import get_command
+
+    from tether.cli.app import build
+
+    monkeypatch.chdir(tmp_path)
+    for name, text in files(page):
+        Path(name).write_text(text, encoding="utf-8")
+        check_complete(load_config(name))
+    known = get_command(build()).commands
+    found = list(commands(page))
+    assert found
+    for words, _ in found:
+        given = known[words[0]].make_context(words[0], list(words[1:])).params
+        config = given.pop("config", None)
+        if words[0] != "tune" or (config is not None and not config.endswith(".yaml")):
+            continue
+        own = ("settings", "resume", "overwrite", "dry_run", "as_json")
+        settings = gather(
+            config, given["settings"], {k: v for k, v in given.items() if k not in own}
+        )
+        if not given["resume"]:
+            check_complete(settings)
+        for stage in stage_configs(settings):
+            check_methods(stage.config)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/tune")])
+def test_the_printed_commands_run(page: str, tmp_path: Path) -> None:
+    make_workspace(tmp_path)
+    for name, text in files(page):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    job = {
+        "commands": [words for words, runs in commands(page) if runs],
+        "code": [block.code for block in code_blocks(ROOT / page)],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_PAGE],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

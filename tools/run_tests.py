@@ -39,6 +39,10 @@ GROUPS = {
     "methods": Group(("tests/methods",), PARALLEL),
     "contract": Group(("tests/contract",)),
     "integrations": Group(("tests/integrations",), PARALLEL),
+    "data": Group(("tests/data",), PARALLEL),
+    "models": Group(("tests/models",), PARALLEL),
+    "cli": Group(("tests/cli",), PARALLEL),
+    "tuning": Group(("tests/tuning",), PARALLEL),
     "demo": Group(("tests/demo", "tests/benchmarks"), PARALLEL),
     "report": Group(("tests/report",), PARALLEL),
     "docs": Group(

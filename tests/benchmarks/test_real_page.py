@@ -91,7 +91,7 @@ def test_the_page_has_tables_choices_and_what_is_missing() -> None:
         row("regsl", 1, 80.0),
         row("elr", 0, 90.0, case="another case"),
     ]
-    text = page(make_document(rows))
+    text = page(make_document(rows)).replace("\u00a0", " ")
     assert "| elr | `elr:weight=7.0` | 84.7 ± 0.6 | 89.7 ± 0.6 | 21 | +13.7 ± 0.6 |" in text
     assert "| plain | `lr=0.0001` | 71.0 ± 1.0 |" in text
     assert "| linear probe | `lr=0.001`, `freeze=backbone` | 68.0 ± 1.0 |" in text
