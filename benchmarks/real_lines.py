@@ -139,7 +139,14 @@ def _against_plain(lines: dict[str, Line], plain: Line) -> list[str]:
         "Clearly worse than plain": [m for m, g in gaps.items() if g.clear and g.mean < 0],
         "No clear difference to plain": [m for m, g in gaps.items() if not g.clear],
     }
-    return [f"{what}: {', '.join(names) or 'none'}." for what, names in groups.items()]
+    said = [f"{what}: {', '.join(names) or 'none'}." for what, names in groups.items()]
+    same = [m for m, g in gaps.items() if not any(g.points) and len(g.points) > 1]
+    if same:
+        said.append(
+            f"Equal to plain on every seed, so with these settings it hardly acted: "
+            f"{', '.join(same)}."
+        )
+    return said
 
 
 def _against_probe(lines: dict[str, Line], probe: Line) -> list[str]:

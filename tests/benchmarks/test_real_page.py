@@ -72,6 +72,12 @@ def test_nothing_won_is_said() -> None:
     assert "Clearly better than plain: none." in text
 
 
+def test_a_method_that_did_nothing_is_named() -> None:
+    same = [row("randreg", seed, value) for seed, value in enumerate((70, 72, 71))]
+    assert "it hardly acted: randreg." in said([*full(), *same])
+    assert "hardly acted" not in said(full())
+
+
 def test_a_method_with_fewer_seeds_does_not_win() -> None:
     text = said([*full(), row("regsl", 0, 99.0)])
     assert "Best at the last epoch: **elr**" in text
