@@ -122,7 +122,7 @@ def statements(lines: dict[str, Line]) -> list[str]:
     gaps = {line.method: difference(first, line) for line in others}
     close = [method for method, gap in gaps.items() if gap is not None and not gap.clear]
     if close:
-        said.append(f"Not clearly behind the best: {', '.join(close)}.")
+        said.append(f"Not clearly behind the best: {listed(close)}.")
     if plain is not None:
         said += _against_plain(lines, plain)
     if probe is None:
@@ -139,12 +139,11 @@ def _against_plain(lines: dict[str, Line], plain: Line) -> list[str]:
         "Clearly worse than plain": [m for m, g in gaps.items() if g.clear and g.mean < 0],
         "No clear difference to plain": [m for m, g in gaps.items() if not g.clear],
     }
-    said = [f"{what}: {', '.join(names) or 'none'}." for what, names in groups.items()]
+    said = [f"{what}: {listed(names)}." for what, names in groups.items()]
     same = [m for m, g in gaps.items() if not any(g.points) and len(g.points) > 1]
     if same:
         said.append(
-            f"Equal to plain on every seed, so with these settings it hardly acted: "
-            f"{', '.join(same)}."
+            f"Equal to plain on every seed, so with these settings it hardly acted: {listed(same)}."
         )
     return said
 
@@ -154,7 +153,7 @@ def _against_probe(lines: dict[str, Line], probe: Line) -> list[str]:
     if not below:
         return ["No fine-tuning ends below the linear probe."]
     named = ", ".join(
-        f"{method} ({gap}{'' if gap.clear else ', not clear'})" for method, gap in below.items()
+        f"`{method}` ({gap}{'' if gap.clear else ', not clear'})" for method, gap in below.items()
     )
     best = _gaps(lines, probe, "best")
     still = [method for method in below if best[method].mean < 0]
@@ -162,7 +161,7 @@ def _against_probe(lines: dict[str, Line], probe: Line) -> list[str]:
         f"**Below the linear probe at the last epoch: {named}.** On clean labels that is a fault "
         "to be found (learning rate of the head, batch-norm statistics), not a result; wrong "
         "labels that were memorised do the same.",
-        f"Of these, below the linear probe at the best epoch, too: {', '.join(still) or 'none'}.",
+        f"Of these, below the linear probe at the best epoch, too: {listed(still)}.",
     ]
 
 
@@ -170,6 +169,11 @@ def _gaps(lines: dict[str, Line], other: Line, which: str = "last") -> dict[str,
     """Method -> its difference to another one, where they have a seed in common."""
     gaps = {m: difference(line, other, which) for m, line in lines.items() if line is not other}
     return {method: gap for method, gap in gaps.items() if gap is not None}
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as code, since some hold commas; ``none`` without any."""
+    return ", ".join(f"`{name}`" for name in names) or "none"
 
 
 def _judged(gap: Difference | None) -> str:

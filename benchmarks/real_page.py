@@ -165,9 +165,9 @@ def _missing(lines: dict[str, Line], case: Case | None) -> list[str]:
     for method in expected:
         left = [s for s in SEEDS if method not in lines or s not in lines[method].runs]
         if len(left) == len(SEEDS):
-            gaps.append(method)
+            gaps.append(f"`{method}`")
         elif left:
-            gaps.append(f"{method} (seed {', '.join(map(str, left))})")
+            gaps.append(f"`{method}` (seed {', '.join(map(str, left))})")
     return [f"Missing so far: {', '.join(gaps)}.", ""] if gaps else []
 
 

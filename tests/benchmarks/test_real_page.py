@@ -57,10 +57,10 @@ def test_differences_are_paired_over_the_seeds() -> None:
 def test_sentences_follow_from_the_numbers() -> None:
     text = said(full())
     assert "Best at the last epoch: **elr**, +13.7 ± 0.6 points against plain over 3 seeds" in text
-    assert "Clearly better than plain: elr." in text
-    assert "Clearly worse than plain: linear probe, l2_sp." in text
-    assert "No clear difference to plain: adarand." in text
-    assert "Below the linear probe at the last epoch: l2_sp (-7.0 ± 1.0)" in text
+    assert "Clearly better than plain: `elr`." in text
+    assert "Clearly worse than plain: `linear probe`, `l2_sp`." in text
+    assert "No clear difference to plain: `adarand`." in text
+    assert "Below the linear probe at the last epoch: `l2_sp` (-7.0 ± 1.0)" in text
     without = [one for one in full() if one["method"] != "l2_sp"]
     assert "No fine-tuning ends below the linear probe." in said(without)
 
@@ -74,14 +74,14 @@ def test_nothing_won_is_said() -> None:
 
 def test_a_method_that_did_nothing_is_named() -> None:
     same = [row("randreg", seed, value) for seed, value in enumerate((70, 72, 71))]
-    assert "it hardly acted: randreg." in said([*full(), *same])
+    assert "it hardly acted: `randreg`." in said([*full(), *same])
     assert "hardly acted" not in said(full())
 
 
 def test_a_method_with_fewer_seeds_does_not_win() -> None:
     text = said([*full(), row("regsl", 0, 99.0)])
     assert "Best at the last epoch: **elr**" in text
-    assert "No clear difference to plain: adarand, regsl." in text
+    assert "No clear difference to plain: `adarand`, `regsl`." in text
 
 
 def test_rows_with_older_settings_do_not_mix_with_newer_ones() -> None:
@@ -101,7 +101,9 @@ def test_the_page_has_tables_choices_and_what_is_missing() -> None:
     assert "| elr | `elr:weight=7.0` | 84.7 ± 0.6 | 89.7 ± 0.6 | 21 | +13.7 ± 0.6 |" in text
     assert "| plain | `lr=0.0001` | 71.0 ± 1.0 |" in text
     assert "| linear probe | `lr=0.001`, `freeze=backbone` | 68.0 ± 1.0 |" in text
-    assert "Missing so far: distance_constraint, regsl (seed 0, 2)." in text
+    missing = next(line for line in text.splitlines() if line.startswith("Missing so far"))
+    assert "`distance_constraint`" in missing and "`regsl` (seed 0, 2)" in missing
+    assert "`elr`" not in missing
     assert "| clothing | clean labels | missing | missing | missing |" in text
     assert "- trec: elr +13.7 ± 0.6, regsl +8.0: reached." in text
     assert "- clothing: not run yet." in text
