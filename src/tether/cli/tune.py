@@ -151,7 +151,7 @@ def _own_options() -> list[inspect.Parameter]:
 def run(given: dict[str, Any]) -> None:
     """What the command does with its options."""
     config: TuneConfig | None = None
-    with reported("tether tune", lambda: None if config is None else run_folder(config)):
+    with reported("tether tune", lambda: None if config is None else _folder(config)):
         resume, overwrite = given.pop("resume"), given.pop("overwrite")
         dry_run, as_json = given.pop("dry_run"), given.pop("as_json")
         config = gather(given.pop("config"), given.pop("settings"), given, resume)
@@ -188,15 +188,10 @@ def gather(
     return load_config(source, overrides=chosen)
 
 
-def run_folder(config: "TuneConfig") -> Path:
-    """Where the run writes to."""
-    from tether.tuning.run_folder import default_folder
+def _folder(config: "TuneConfig") -> Path:
+    from tether.tuning.run_folder import folder_of
 
-    if config.output_dir:
-        return Path(config.output_dir)
-    from tether.tuning.config import resolve_methods
-
-    return default_folder(config, [name for name, _ in resolve_methods(config)])
+    return folder_of(config)
 
 
 def _show_plan(config: "TuneConfig", as_json: bool, **how: bool) -> None:

@@ -37,7 +37,7 @@ def training_arguments(config: TuneConfig, root: Path, task: str) -> Any:
 
     cpu = check_device(config)
     metric = metric_name(config, task)
-    return TrainingArguments(
+    args = TrainingArguments(
         output_dir=str(root),
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.eval_batch_size or config.batch_size,
@@ -46,7 +46,8 @@ def training_arguments(config: TuneConfig, root: Path, task: str) -> Any:
         learning_rate=config.lr,
         weight_decay=config.weight_decay,
         lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_ratio if config.warmup_ratio < 1 else 1e12,
+        lr_scheduler_kwargs={"lr_end": 0.0} if config.lr_scheduler == "polynomial" else {},
+        warmup_steps=min(config.warmup_ratio, 1 - 1e-9),
         max_grad_norm=config.clip_grad,
         seed=config.seed,
         data_seed=config.seed,
@@ -76,6 +77,8 @@ def training_arguments(config: TuneConfig, root: Path, task: str) -> Any:
         log_level="error",
         report_to=trackers(config),
     )
+    args._n_gpu = min(args.n_gpu, 1)  # one process, one device: torchrun brings the others
+    return args
 
 
 def _save_strategy(config: TuneConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,8 +233,10 @@ def read_class_weights(text: str, source: DataSource) -> list[float] | str:
             given[name] = float(number)
         except ValueError:
             equals = ""
-        if not equals or not given[name] >= 0:
-            raise ConfigError(f"option class_weights: {part!r} is not CLASS=WEIGHT, or below 0")
+        if not equals or not 0 <= given[name] < math.inf:
+            raise ConfigError(
+                f"option class_weights: {part!r} is not CLASS=WEIGHT with a number from 0 on"
+            )
     names = source.class_names
     for name in given:
         if name not in names:

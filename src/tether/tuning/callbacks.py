@@ -19,6 +19,9 @@ from tether.tuning.files import append_row
 from tether.tuning.metrics import LESS
 from tether.tuning.weights import save_weights
 
+#: Updates after which several processes ask each other for signals.
+ASK_EVERY = 10
+
 
 class EpochKeys(TrainerCallback):
     """Tells data set and sampler the epoch, from which their random numbers follow."""
@@ -127,19 +130,21 @@ class Seal(TrainerCallback):
         keep: checkpoints to keep.
         stopped: whether training ended early.
         resumed: gives the manifest of the checkpoint that the run goes on from.
+        identity: what a run that goes on must agree with.
     """
 
     def __init__(
         self, trainer: Any, keep: int, stopped: Callable[[], bool],
-        resumed: Callable[[], Mapping[str, Any] | None],
+        resumed: Callable[[], Mapping[str, Any] | None], identity: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self.trainer, self.keep, self.stopped, self.resumed = trainer, keep, stopped, resumed
+        self.identity = identity
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **now: Any) -> None:
         """Give the Trainer its sum back."""
         manifest = self.resumed()
         if manifest is not None:
-            self.trainer._tr_loss += manifest["loss_sum"]
+            self.trainer._tr_loss += manifest["loss_sum"] or 0.0
             self.trainer._globalstep_last_logged = manifest["last_logged"]
 
     def on_save(self, args: Any, state: Any, control: Any, **now: Any) -> None:
@@ -156,6 +161,7 @@ class Seal(TrainerCallback):
                 "stopped": stopped,
                 "loss_sum": float(losses.mean()),
                 "last_logged": self.trainer._globalstep_last_logged,
+                **self.identity,
             }
             seal(folder, about)
             point_to(root, LAST, folder)
@@ -191,13 +197,19 @@ class Stop(TrainerCallback):
                 signal.signal(signum, handler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **now: Any) -> None:
-        """Look whether a signal came, on any process."""
+        """Look whether a signal came, on any process; asking the others waits for the device."""
+        if distributed() and state.global_step % ASK_EVERY:
+            return
+        if self.agreed(args.device):
+            control.should_save = control.should_training_stop = True
+
+    def agreed(self, device: Any) -> int:
+        """The signal that came on any process, 0 for none; all processes call this."""
         if distributed():
-            seen = torch.tensor(self.signum, device=args.device)
+            seen = torch.tensor(self.signum, device=device)
             torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
             self.signum = int(seen)
-        if self.signum:
-            control.should_save = control.should_training_stop = True
+        return self.signum
 
 
 def better(metric: str, value: float, best: float | None) -> bool:

@@ -18,7 +18,7 @@ from tether.tuning.result import Result
 
 def export(
     run: Path, made: Assembly, config: TuneConfig, result: Result,
-    logits: dict[str, NDArray[np.floating[Any]]],
+    logits: dict[str, NDArray[np.floating[Any]]], *, main: bool,
 ) -> None:  # fmt: skip
     """Write ``model/`` with its card, and ``predictions-SPLIT.csv``.
 
@@ -28,9 +28,10 @@ def export(
         config: the settings of the run.
         result: its scores.
         logits: split -> outputs for its samples, of the weights that are exported.
+        main: whether this process writes; where the model is sharded all take part in saving it.
     """
     source = made.source
-    for split, values in logits.items():
+    for split, values in logits.items() if main else ():
         write_predictions(
             run / f"predictions-{split}.csv", source.tables[split], values, source.class_names,
             source.task,
@@ -38,7 +39,8 @@ def export(
     if config.export == "none":
         return
     made.loaded.save(run / "model")
-    write_card(run / "model", card_facts(made, config, result))
+    if main:
+        write_card(run / "model", card_facts(made, config, result))
 
 
 def card_facts(made: Assembly, config: TuneConfig, result: Result) -> CardFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 GROUPS = ("Main", "Model", "Data", "Optimiser", "Training", "Output")
@@ -222,7 +222,3 @@ class TuneConfig:
         low=0,
         settings=False,
     )
-
-    def about(self, name: str) -> Any:
-        """What the table says of an option."""
-        return next(f.metadata for f in fields(self) if f.name == name)

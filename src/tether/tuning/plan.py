@@ -13,9 +13,8 @@ from tether.data import describe
 from tether.engine.state import world_size
 from tether.tuning.assembly import Assembly, assemble
 from tether.tuning.config import load_config
-from tether.tuning.method_spec import resolve_methods
 from tether.tuning.options import TuneConfig
-from tether.tuning.run_folder import RunFolder, default_folder
+from tether.tuning.run_folder import RunFolder, folder_of
 from tether.tuning.stage import Stage
 from tether.tuning.stage_spec import StageSpec, stage_configs
 
@@ -35,8 +34,7 @@ def plan(config: TuneConfig, *, resume: bool = False, overwrite: bool = False) -
         ConfigError: what a run would raise before it writes anything.
     """
     config = load_config(config)
-    names = [name for name, _ in resolve_methods(config)]
-    path = Path(config.output_dir) if config.output_dir else default_folder(config, names)
+    path = folder_of(config)
     folder = RunFolder(path, config, resume=resume, overwrite=overwrite)
     folder.check()
     stages = stage_configs(config)

@@ -13,10 +13,10 @@ from transformers import TrainerCallback
 PLAIN_SECONDS = 15.0
 
 
-def progress() -> list[Any]:
+def progress() -> _Progress:
     """The callback that fits where stderr goes."""
     live = sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
-    return [LiveLine() if live else PlainLines()]
+    return LiveLine() if live else PlainLines()
 
 
 class _Progress(TrainerCallback):
@@ -53,6 +53,9 @@ class _Progress(TrainerCallback):
         steps = state.global_step - self._from
         left = seconds / max(steps, 1) * (state.max_steps - state.global_step)
         return f"update {state.global_step}/{state.max_steps}, {_time(left)} left"
+
+    def close(self) -> None:
+        """Leave the terminal as it was, also after an error."""
 
     @abstractmethod
     def say(self, text: str) -> None:
@@ -100,8 +103,8 @@ class LiveLine(_Progress):
             self._drawn = time.perf_counter()
             self._status.update(self.line(state))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **now: Any) -> None:
-        """Take the line away."""
+    def close(self) -> None:
+        """Take the line away, and give the cursor back."""
         self._status.stop()
 
     def say(self, text: str) -> None:

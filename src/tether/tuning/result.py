@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,4 +62,7 @@ class Result:
     @classmethod
     def read(cls, run: str | Path) -> Result:
         """The result that a finished run folder holds."""
-        return cls(**json.loads((Path(run) / RESULT_FILE).read_text(encoding="utf-8")))
+        kept = json.loads((Path(run) / RESULT_FILE).read_text(encoding="utf-8"))
+        for scores in (*kept["last"].values(), *kept["best"].values()):
+            scores.update({name: math.nan for name, value in scores.items() if value is None})
+        return cls(**kept)

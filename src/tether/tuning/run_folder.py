@@ -7,22 +7,31 @@ import json
 import os
 import re
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
 from tether.errors import ConfigError
-from tether.tuning.config import differences, dump_config, load_config
+from tether.tuning.config import CONFIG_NAME, differences, dump_config, load_config
 from tether.tuning.files import write_json, write_text
+from tether.tuning.method_spec import resolve_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.result import RESULT_FILE
 
-CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
 DONE, FAILED = "DONE", "FAILED"
+#: All that a run writes into its folder, the lock left out.
+OURS = (
+    CONFIG_NAME, RESULT_FILE, DONE, FAILED, "environment.json", "progress.json", "run.log",
+    "metrics.jsonl", "checkpoints", "model", "predictions-*.csv",
+)  # fmt: skip
 
 
-def default_folder(config: TuneConfig, methods: list[str]) -> Path:
-    """``runs/MODEL-DATA-METHODS``, where no output folder was named."""
+def folder_of(config: TuneConfig) -> Path:
+    """The run folder: ``output_dir``, or ``runs/MODEL-DATA-METHODS`` where none was named."""
+    if config.output_dir:
+        return Path(config.output_dir)
+    methods = [name for name, _ in resolve_methods(config)]
     model = Path(config.model.rpartition(":")[2]).name
     name = "-".join([model, Path(config.data).stem, "+".join(methods) or "plain"])
     return Path("runs") / re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
@@ -61,13 +70,14 @@ class RunFolder:
                 f"output folder {self.path} is not empty: go on with --resume, begin anew with "
                 "--overwrite, or name another --output-dir"
             )
-        if self.overwrite and self._contents() and not (self.path / CONFIG_FILE).is_file():
+        a_run = all((self.path / name).is_file() for name in (CONFIG_NAME, LOCK_FILE))
+        if self._contents() and not a_run:
             raise ConfigError(
-                f"output folder {self.path} does not look like a run (it has no {CONFIG_FILE}): "
-                "--overwrite would remove what is in it; name another --output-dir"
+                f"output folder {self.path} is not empty and holds no run (a run has "
+                f"{CONFIG_NAME} and {LOCK_FILE}): name another --output-dir"
             )
-        if self.resume and (self.path / CONFIG_FILE).is_file():
-            before = load_config(self.path / CONFIG_FILE)
+        if self.resume and a_run:
+            before = load_config(self.path / CONFIG_NAME)
             changed = differences(before, self.config)
             if changed:
                 raise ConfigError(
@@ -84,9 +94,9 @@ class RunFolder:
             raise ConfigError(f"output folder {self.path}: {error.strerror}") from None
         self._take_lock()
         if self.overwrite:
-            self._empty()
+            self._remove_run()
         (self.path / FAILED).unlink(missing_ok=True)
-        write_text(self.path / CONFIG_FILE, dump_config(self.config))
+        write_text(self.path / CONFIG_NAME, dump_config(self.config))
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -131,8 +141,11 @@ class RunFolder:
             self.close()
             raise ConfigError(f"output folder {self.path}: another run is writing to it")
 
-    def _empty(self) -> None:
+    def _remove_run(self) -> None:
+        """Remove what a run writes; what else is in the folder stays."""
         for name in self._contents():
+            if not any(fnmatchcase(name, pattern) for pattern in OURS):
+                continue
             inside = self.path / name
             if inside.is_dir() and not inside.is_symlink():
                 shutil.rmtree(inside)

@@ -37,6 +37,7 @@ class Stage:
         alone: whether it is the only one, so that its checkpoints need no folder of their own.
         before: epochs, steps and seconds of the stages before.
         callbacks: further ones for the Trainer.
+        show: show progress on stderr.
 
     Raises:
         ConfigError: the methods or the optimiser refuse what they are given; nothing is written.
@@ -44,10 +45,11 @@ class Stage:
 
     def __init__(
         self, assembly: Assembly, run: Path, number: int, *, alone: bool,
-        before: dict[str, float], callbacks: Sequence[Any] = (),
+        before: dict[str, float], callbacks: Sequence[Any] = (), show: bool = False,
     ) -> None:  # fmt: skip
         # they need the Trainer's package
         from tether.tuning.callbacks import Stop, Watch
+        from tether.tuning.progress import progress
         from tether.tuning.trainer import make_optimizer
 
         self.assembly, self.run, self.number = assembly, run, number
@@ -63,7 +65,11 @@ class Stage:
             self._numbers,
         )  # fmt: skip
         self.sampler = assembly.sampler()
-        self._callbacks = callbacks
+        self._progress = progress() if show else None
+        self._callbacks = [*callbacks, *([self._progress] if self._progress else [])]
+        world = self.args.world_size
+        #: What a checkpoint must agree with.
+        self.identity = {"data": dict(assembly.source.fingerprints), "processes": world}
         self._manifest: dict[str, Any] | None = None
         try:
             make_optimizer(config, assembly.loaded.model, assembly.loaded.head)  # does it fit?
@@ -110,7 +116,7 @@ class Stage:
         trainer.add_callback(
             Seal(
                 trainer, config.save_total_limit, lambda: self.watch.stopped,
-                lambda: self._manifest,
+                lambda: self._manifest, self.identity,
             )
         )  # fmt: skip
         return trainer
@@ -123,10 +129,15 @@ class Stage:
         """
         checkpoint = self._find_checkpoint()
         self._cut_metrics(checkpoint)
-        with self.stop.listening():
-            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self.stop.signum:
-            raise Interrupted(self.stop.signum)
+        try:
+            with self.stop.listening():
+                self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+        signum, state = self.stop.agreed(self.args.device), self.trainer.state
+        if signum and not self.watch.stopped and state.global_step < state.max_steps:
+            raise Interrupted(signum)  # where all is trained, what is left is done in a moment
 
     @property
     def done(self) -> dict[str, float]:
@@ -146,10 +157,32 @@ class Stage:
         wait()
         checkpoint = newest(self.root) if self.root.is_dir() else None
         self._manifest = manifest = read_manifest(checkpoint) if checkpoint else None
+        if manifest is not None:
+            self._check_identity(manifest)
         if manifest is not None and manifest["stopped"]:
             self.watch.stopped = True
             self.args.max_steps = manifest["step"]  # nothing is trained beyond
         return checkpoint
+
+    def _check_identity(self, manifest: dict[str, Any]) -> None:
+        """Rows of tables, order and shares of the batches mean something else where these differ.
+
+        Raises:
+            ConfigError: other data, or another number of processes.
+        """
+        before, now = manifest["data"], self.identity["data"]
+        changed = [name for name in now if before.get(name) != now[name]]
+        if changed:
+            raise ConfigError(
+                f"cannot resume {self.run}: the data have changed in {', '.join(changed)}; bring "
+                "them back, or begin anew with --overwrite"
+            )
+        if manifest["processes"] != self.identity["processes"]:
+            raise ConfigError(
+                f"cannot resume {self.run}: it was trained by {manifest['processes']} processes, "
+                f"now there are {self.identity['processes']}; start as many, or begin anew with "
+                "--overwrite"
+            )
 
     def _cut_metrics(self, checkpoint: Path | None) -> None:
         """Drop the rows of what is trained again, and take up the time of those that stay."""
