@@ -268,7 +268,7 @@ def test_half_precision_trains(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_alike_and_goes_on(tmp_path):
+def test_a_compiled_model_trains_alike(tmp_path):
     given = {"epochs": 1, "methods": ["adarand", "l2_sp:weight=0.01"]}
     plain = tune(settings("demo:digits", tmp_path / "plain", **given))
     compiled = tune(settings("demo:digits", tmp_path / "compiled", compile=True, **given))
