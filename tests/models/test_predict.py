@@ -123,6 +123,43 @@ def test_texts_read_the_columns_of_the_run(tmp_path: Path) -> None:
     assert [row["id"] for row in rows(out)] == ["t.txt:1", "t.txt:3"]
 
 
+def test_data_sets_whose_labels_cannot_be_trained_on(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    loaded = text_run(tmp_path, label_column="topic")
+    inputs = ["good film", "the plot was bad"]
+    plain = datasets.Dataset.from_dict({"text": inputs})
+    expected = evaluated(loaded, inputs).double().softmax(1)[:, 0].tolist()
+
+    def predicted(where: str) -> list[dict[str, str]]:
+        out = predict(tmp_path / "run", tmp_path / where, output=tmp_path / "p.csv")
+        assert [float(row["p_cat"]) for row in rows(out)] == pytest.approx(expected, rel=1e-7)
+        return rows(out)
+
+    plain.save_to_disk(str(tmp_path / "unlabelled"))
+    found = predicted("unlabelled")
+    assert "label" not in found[0]
+    assert [row["id"] for row in found] == ["train/train[0]", "train/train[1]"]
+
+    one = datasets.ClassLabel(names=["cat", "dog"])
+    same = plain.add_column("label", [1, 1]).cast_column("label", one)
+    same.save_to_disk(str(tmp_path / "same"))
+    assert [row["label"] for row in predicted("same")] == ["dog", "dog"]
+
+    parts = {"test": plain.select([0]), "later": same.select([1])}  # no split train
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "parts"))
+    found = predicted("parts")
+    assert [row["id"] for row in found] == ["test/test[0]", "later/later[0]"]
+    assert [row["label"] for row in found] == ["", "dog"]
+
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "train.csv").write_text("topic,text\ncat,good film\n")
+    (tmp_path / "tables" / "test.csv").write_text("topic,text\nnever seen,the plot was bad\n")
+    assert [row["label"] for row in predicted("tables")] == ["cat", "never seen"]
+    (tmp_path / "tables" / "train.csv").unlink()
+    out = predict(tmp_path / "run", tmp_path / "tables", output=tmp_path / "p.csv")
+    assert [row["id"] for row in rows(out)] == ["test/test.csv:2"]
+
+
 def test_several_labels(tmp_path: Path) -> None:
     loaded = text_run(tmp_path, task="multi_label")
     (tmp_path / "t.txt").write_text("good film\n")

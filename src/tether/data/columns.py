@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +53,19 @@ class Choice:
     domain: str = ""
 
 
-def read_columns(tables: dict[str, Columns], config: TuneConfig) -> RawData:
+def read_columns(tables: dict[str, Columns], config: TuneConfig, *, labels: bool = True) -> RawData:
     """Split -> its columns, as inputs and labels.
+
+    Args:
+        tables: the splits; ``train`` is needed for labels.
+        config: its column options are read.
+        labels: whether labels are wanted; if not, they are read where there are some.
 
     Raises:
         ConfigError: a column is not there, or cannot be guessed; lists those that are.
     """
+    if not labels:
+        return _without_need(tables, config)
     train = tables["train"]
     choice = choose(train, config)
     classes = train.classes.get(choice.labels[0]) if len(choice.labels) == 1 else None
@@ -77,6 +84,30 @@ def read_columns(tables: dict[str, Columns], config: TuneConfig) -> RawData:
             what = f"{columns.name} holds no rows: taken as not there"
             notices.append(Notice("empty_split", split, 0, what))
     return RawData(choice.kind, splits, list(choice.labels), classes, notices=notices)
+
+
+def _without_need(tables: dict[str, Columns], config: TuneConfig) -> RawData:
+    """Inputs to predict, with the labels of those splits that have some."""
+    first = tables["train"] if "train" in tables else next(iter(tables.values()))
+    there = ",".join(label_columns(first, (), config)) if config.label_column else ""
+    choice = choose(first, replace(config, label_column=there, domain_column=""), labels=False)
+    splits = {}
+    for split, columns in tables.items():
+        for name in choice.inputs:
+            named(columns, name, "")
+        mine = replace(choice, labels=label_columns(columns, choice.inputs, config))
+        splits[split] = take(columns, mine, labelled=bool(mine.labels))
+    return RawData(choice.kind, splits, list(label_columns(first, choice.inputs, config)))
+
+
+def label_columns(columns: Columns, inputs: Sequence[str], config: TuneConfig) -> tuple[str, ...]:
+    """The label columns that the options name and that are there, or one that looks like it."""
+    if config.label_column in columns.names:
+        return (config.label_column,)
+    names = [name.strip() for name in config.label_column.split(",")]
+    told = tuple(name for name in names if name and name in columns.names)
+    known = _first([name for name in columns.names if name not in inputs], LABELS)
+    return told or (() if known is None else (known,))
 
 
 def separate(columns: Columns) -> dict[str, Columns]:

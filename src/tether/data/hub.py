@@ -42,7 +42,7 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def read_saved(folder: Path, config: TuneConfig) -> RawData:
+def read_saved(folder: Path, config: TuneConfig, *, labels: bool = True) -> RawData:
     """A folder that ``save_to_disk`` wrote.
 
     Raises:
@@ -53,10 +53,10 @@ def read_saved(folder: Path, config: TuneConfig) -> RawData:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # of several packages below, by what is broken
         raise ConfigError(f"data set {folder} cannot be read: {printable(error, 300)}") from None
-    return read_splits(found, str(folder), config)
+    return read_splits(found, str(folder), config, labels=labels)
 
 
-def read_files(folder: Path, config: TuneConfig) -> RawData:
+def read_files(folder: Path, config: TuneConfig, *, labels: bool = True) -> RawData:
     """A folder of files that ``load_dataset`` knows (JSON lines, parquet shards, ...).
 
     Raises:
@@ -70,10 +70,10 @@ def read_files(folder: Path, config: TuneConfig) -> RawData:
             f"folder {folder} holds no images in class folders and no train.csv (tsv, parquet), "
             f"and the datasets library cannot read it either: {printable(error, 300)}"
         ) from None
-    return read_splits(found, str(folder), config)
+    return read_splits(found, str(folder), config, labels=labels)
 
 
-def read_hub(name: str, config: TuneConfig) -> RawData:
+def read_hub(name: str, config: TuneConfig, *, labels: bool = True) -> RawData:
     """A data set of the hub: ``NAME`` or ``NAME:CONFIGURATION``.
 
     Raises:
@@ -96,17 +96,28 @@ def read_hub(name: str, config: TuneConfig) -> RawData:
         ) from None
     finally:
         datasets.config.HF_HUB_OFFLINE = known
-    return read_splits(found, name, config)
+    return read_splits(found, name, config, labels=labels)
 
 
-def read_splits(found: Any, name: str, config: TuneConfig) -> RawData:
-    """The splits of a data set, or of a dictionary of them."""
+def read_splits(found: Any, name: str, config: TuneConfig, *, labels: bool = True) -> RawData:
+    """The splits of a data set, or of a dictionary of them.
+
+    Args:
+        found: as the datasets library gives it.
+        name: for messages.
+        config: its column options are read.
+        labels: whether labels are wanted; if not, every split is read, whatever its name.
+    """
     if not hasattr(found, "keys"):
-        return read_columns(separate(as_columns(found, name, "train")), config)
+        tables = separate(as_columns(found, name, "train"))
+        return read_columns(tables, config, labels=labels)
+    if not labels:
+        tables = {split: as_columns(found[split], name, split) for split in found}
+        return read_columns(tables, config, labels=False)
     splits = by_split(list(found.keys()), f"data set {name}")
     if "train" not in splits:
         raise ConfigError(f"data set {name} has no split train; it has {listed(list(found))}")
-    tables: dict[str, Columns] = {
+    tables = {
         split: as_columns(found[splits[split]], name, splits[split])
         for split in SPLITS
         if split in splits

@@ -111,8 +111,12 @@ def _read(config: TuneConfig) -> tuple[DataSource, dict[str, bytes]]:
     return source, keys
 
 
-def read_source(config: TuneConfig) -> RawData:
+def read_source(config: TuneConfig, *, labels: bool = True) -> RawData:
     """The samples that ``config.data`` names, as they are.
+
+    Args:
+        config: ``data`` and the column options are read.
+        labels: whether labels and a split ``train`` are needed, or read where there are some.
 
     Raises:
         ConfigError: nothing is there, or it cannot be read.
@@ -121,7 +125,7 @@ def read_source(config: TuneConfig) -> RawData:
         raise ConfigError("no data: give --data FOLDER, FILE, NAME or demo:digits")
     path = Path(config.data).expanduser().absolute()
     if path.is_file():
-        return read_columns(separate(read_table(path)), config)
+        return read_columns(separate(read_table(path)), config, labels=labels)
     if not path.exists():
         if _looks_like_path(config.data):
             known = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -130,21 +134,21 @@ def read_source(config: TuneConfig) -> RawData:
             )
         from tether.data.hub import read_hub
 
-        return read_hub(config.data, config)
+        return read_hub(config.data, config, labels=labels)
     if not path.is_dir():
         raise ConfigError(f"data: {config.data} is neither a file nor a folder")
     from tether.data.hub import READABLE, is_saved, read_files, read_saved
 
     if is_saved(path):
-        return read_saved(path, config)
-    tables = _tables_in(path)
+        return read_saved(path, config, labels=labels)
+    tables = _tables_in(path, need_train=labels)
     if tables:
-        return read_columns(tables, config)
+        return read_columns(tables, config, labels=labels)
     files = list(walk(path))
     if not any(is_image_name(p.name) for p in files) and any(
         p.suffix.lower() in READABLE for p in files
     ):
-        return read_files(path, config)
+        return read_files(path, config, labels=labels)
     if not files:
         raise ConfigError(f"data: folder {config.data} is empty")
     return read_folder(path)
@@ -160,14 +164,14 @@ def _looks_like_path(name: str) -> bool:
     )
 
 
-def _tables_in(folder: Path) -> dict[str, Any]:
+def _tables_in(folder: Path, *, need_train: bool = True) -> dict[str, Any]:
     """The tables of a folder: a file for each split, or one file alone or beside its images."""
     files = sorted(
         (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()),
         key=lambda p: p.name,
     )
     names = by_split([p.name for p in files], f"folder {folder}")
-    if "train" in names:
+    if "train" in names or (names and not need_train):
         return {s: read_table(folder / names[s]) for s in SPLITS if s in names}
     beside = [p.name.lower() for p in subfolders(folder)]
     if len(files) == 1 and all(name in ("images", "image", "img") for name in beside):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tether.data.columns import LABELS, cell, choose
+from tether.data.checks import apply_policy, examine_inputs
+from tether.data.columns import cell, choose, label_columns
 from tether.data.extra import load_inputs
 from tether.data.files import SUFFIXES, Columns, read_table
+from tether.data.load import read_source
 from tether.data.raw import split_of
 from tether.data.table import Notice, Table
 from tether.data.words import nearest
@@ -61,6 +63,45 @@ def read_inputs(
     return table, [given[name] for name in table.ids] if given else None, notices
 
 
+def read_all_splits(
+    config: TuneConfig,
+) -> tuple[str, Table, list[str] | None, list[Notice]]:
+    """Every sample of every split of a data set, which may lack labels, or a split ``train``.
+
+    Args:
+        config: ``data``, the column options and ``on_bad_sample`` are read.
+
+    Returns:
+        ``"image"`` or ``"text"``, and what :func:`read_inputs` returns.
+
+    Raises:
+        ConfigError: as there, or no such data.
+    """
+    try:
+        raw = read_source(config, labels=False)
+    except OSError as error:
+        raise ConfigError(f"data {config.data!r} cannot be read: {error.strerror}") from error
+    inputs: list[Any] = []
+    ids: list[str] = []
+    given: list[str] = []
+    notices: list[Notice] = []
+    for split, data in raw.splits.items():
+        _, problems = examine_inputs(raw.kind, data.inputs)
+        rows, found = apply_policy(split, data.ids, problems, config.on_bad_sample)
+        notices += found
+        inputs += [data.inputs[row] for row in rows]
+        ids += [f"{split}/{data.ids[row]}" for row in rows]
+        cells = data.cells
+        given += [_written(cells[row], config) if cells is not None else "" for row in rows]
+    if not inputs:
+        raise ConfigError(f"data {config.data!r} hold nothing that can be used")
+    return raw.kind, Table(inputs, None, ids), given if any(given) else None, notices
+
+
+def _written(cells: Sequence[str | Sequence[str]], config: TuneConfig) -> str:
+    return config.label_separator.join(_flat(each, config) for each in cells)
+
+
 def _rows(place: Path) -> Table:
     if place.suffix.lower() != ".npy" or not place.is_file():
         raise ConfigError(f"{place}: a model of rows of numbers reads an existing .npy file")
@@ -79,7 +120,7 @@ def _inputs(columns: Columns, kind: str, config: TuneConfig) -> dict[str, Any]:
     option = "image_column" if kind == "image" else "text_column"
     if getattr(config, option):
         return {}
-    labels = ",".join(name for name in _told(config) if name in columns.names)
+    labels = ",".join(label_columns(columns, (), config)) if config.label_column else ""
     choice = choose(columns, replace(config, label_column=labels, domain_column=""), labels=False)
     if choice.kind != kind:
         raise ConfigError(
@@ -89,19 +130,11 @@ def _inputs(columns: Columns, kind: str, config: TuneConfig) -> dict[str, Any]:
     return {option: ",".join(choice.inputs)}
 
 
-def _told(config: TuneConfig) -> list[str]:
-    return [name.strip() for name in config.label_column.split(",") if name.strip()]
-
-
 def _labels(columns: Columns, config: TuneConfig) -> list[str]:
-    inputs = {n.strip() for n in f"{config.text_column},{config.image_column}".split(",")}
-    left = {n.lower(): n for n in columns.names if n not in inputs}
-    known = [left[name] for name in LABELS if name in left][:1]
-    names = [name for name in _told(config) if name in columns.names] or known
-    cells = [
-        [_flat(cell(v, columns.classes.get(n)), config) for v in columns.get(n)] for n in names
-    ]
-    return [config.label_separator.join(row) for row in zip(*cells, strict=True)]
+    inputs = [n.strip() for n in f"{config.text_column},{config.image_column}".split(",")]
+    names = label_columns(columns, inputs, config)
+    cells = [[cell(v, columns.classes.get(n)) for v in columns.get(n)] for n in names]
+    return [_written(row, config) for row in zip(*cells, strict=True)]
 
 
 def _flat(value: str | Sequence[str], config: TuneConfig) -> str:

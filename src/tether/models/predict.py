@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tether.data import load_data
 from tether.data.collate import Collator
+from tether.data.hub import is_saved
 from tether.data.images import is_image_name
 from tether.data.table import SPLITS, DataSource, Notice, Table
 from tether.data.transforms import image_encoder
@@ -22,11 +24,9 @@ from tether.errors import ConfigError
 from tether.models.build import first_line
 from tether.models.export import load_exported, model_folder
 from tether.models.folder import replaced_file
-from tether.models.inputs import read_inputs
+from tether.models.inputs import read_all_splits, read_inputs
 from tether.models.spec import LoadedModel
-
-if TYPE_CHECKING:
-    from tether.tuning.options import TuneConfig
+from tether.tuning.options import TuneConfig
 
 Numbers = NDArray[np.floating[Any]]
 _ABOVE = 0.5  # a label of several is predicted from this probability on
@@ -114,23 +114,25 @@ Found = tuple[Table, "list[str] | None", list[Notice]]
 
 def _read(data: str, loaded: LoadedModel, config: TuneConfig) -> Found:
     path = Path(data).expanduser()
-    files = path.exists() and (path.is_file() or _has_images(path))
-    if files:
+    if path.is_file() or (path.is_dir() and _has_images(path)):
         return read_inputs(path, loaded.kind, config, class_names=loaded.class_names)
-    from tether.data import load_data
+    if data.startswith("demo:"):
+        source = load_data(TuneConfig(data=data, seed=config.seed))
+        _check_kind(data, source.kind, loaded)
+        return _all_splits(source)
+    kind, *found = read_all_splits(replace(config, data=data))
+    _check_kind(data, kind, loaded)
+    return found[0], found[1], found[2]
 
-    plain = replace(
-        config, data=data, noise="", shots=0, limit_train=0, unlabelled="", pairs="", task="auto"
-    )
-    source = load_data(plain)
-    if source.kind != loaded.kind:
-        raise ConfigError(f"the model reads {loaded.kind}s, the data {data} are {source.kind}s")
-    return _all_splits(source)
+
+def _check_kind(data: str, kind: str, loaded: LoadedModel) -> None:
+    if kind != loaded.kind:
+        raise ConfigError(f"the model reads {loaded.kind}s, the data {data} are {kind}s")
 
 
 def _has_images(folder: Path) -> bool:
     """Else it is a data set that was saved in another form."""
-    return any(is_image_name(path.name) for path in folder.rglob("*"))
+    return not is_saved(folder) and any(is_image_name(p.name) for p in folder.rglob("*"))
 
 
 def _all_splits(source: DataSource) -> Found:
