@@ -40,7 +40,7 @@ def describe(source: DataSource) -> list[str]:
         lines.append(f"unlabelled: {len(source.unlabelled):,}")
     if source.pairs is not None:
         lines.append(f"preference pairs: {len(source.pairs):,}")
-    return lines + [_notice(notice) for notice in source.notices]
+    return lines + [describe_notice(notice) for notice in source.notices]
 
 
 def _classes(source: DataSource) -> list[str]:
@@ -91,7 +91,8 @@ def _some(texts: Sequence[str], most: int = 20) -> str:
     return shown + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def _notice(notice: Notice) -> str:
+def describe_notice(notice: Notice) -> str:
+    """What was noticed, in a line."""
     where = f"{notice.split}: " if notice.split else ""
     count = "" if notice.kind == "made_validation" or not notice.count else f"{notice.count:,} "
     examples = f" (for instance {listed(notice.examples)})" if notice.examples else ""

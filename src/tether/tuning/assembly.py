@@ -247,3 +247,37 @@ def read_class_weights(text: str, source: DataSource) -> list[float] | str:
     if left:
         raise ConfigError(f"option class_weights: no weight for {', '.join(left[:20])}")
     return [given[name] for name in names]
+
+
+def describe_model(made: Assembly) -> list[str]:
+    """The model, its weights, what is held still, and how images are shown to it, in lines."""
+    loaded = made.loaded
+    parameters = list(loaded.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    lines = [
+        f"{loaded.name} ({loaded.library}), head {loaded.head!r} for "
+        f"{len(made.source.class_names)} outputs",
+        f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters are trained",
+    ]
+    if loaded.keys is not None:
+        keys = loaded.keys
+        lines.append(
+            f"weights: {len(keys.taken)} keys taken, {len(keys.head)} of the new head, "
+            f"{len(keys.missing)} missing, {len(keys.unexpected)} not used"
+        )
+        for what, names in (("missing", keys.missing), ("not used", keys.unexpected)):
+            if names:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                lines.append(f"  {what}: {', '.join(names[:5])}{more}")
+    if made.frozen.frozen or made.frozen.still:
+        lines.append(
+            f"held still: {len(made.frozen.frozen)} tensors, statistics of "
+            f"{len(made.frozen.still)} norm layers"
+        )
+    if loaded.image is not None:
+        image = loaded.image
+        lines.append(
+            f"images of {image.size[0]} x {image.size[1]}, {image.interpolation}, mean "
+            f"{image.mean}, std {image.std}, augmentation {made.config.augment!r}"
+        )
+    return lines

@@ -6,12 +6,14 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tether.data.describe import describe, describe_notice
 from tether.errors import Interrupted
-from tether.tuning.assembly import Assembly, assemble
+from tether.tuning.assembly import Assembly, assemble, describe_model
 from tether.tuning.config import check_complete, load_config
 from tether.tuning.export import export
 from tether.tuning.files import read_rows, write_json
@@ -201,8 +203,14 @@ class _Job:
         return result
 
     def _say(self, stage: Stage) -> None:
-        methods = stage.assembly.methods or "plain"
+        """What the stage is made of, into ``run.log``; what was noticed, on stderr as well."""
+        made = stage.assembly
+        methods = made.methods or "plain"
         logger.info("stage %d of %d: %s", stage.number, len(self.stages), methods)
+        for line in [*describe(made.source), *describe_model(made)]:
+            logger.info("%s", line.strip())
+        for notice in made.source.notices if self.show else ():
+            print(describe_notice(notice), file=sys.stderr)
 
     def _write_environment(self) -> None:
         from tether.tuning.environment import environment

@@ -11,7 +11,7 @@ from typing import Any
 
 from tether.data import describe
 from tether.engine.state import world_size
-from tether.tuning.assembly import Assembly, assemble
+from tether.tuning.assembly import Assembly, assemble, describe_model
 from tether.tuning.config import load_config
 from tether.tuning.options import TuneConfig
 from tether.tuning.run_folder import RunFolder, folder_of
@@ -44,46 +44,13 @@ def plan(config: TuneConfig, *, resume: bool = False, overwrite: bool = False) -
         made = assemble(stage.config)
         sections += [
             (f"{title}data", describe(made.source)),
-            (f"{title}model", _model(made)),
+            (f"{title}model", describe_model(made)),
             (f"{title}methods", _methods(made)),
             (f"{title}training", _training(made, stage)),
         ]
     what = "a run goes on here" if resume else "what is in it is removed" if overwrite else "new"
     sections.append(("output", [f"{path} ({what})"]))
     return sections
-
-
-def _model(made: Assembly) -> list[str]:
-    loaded = made.loaded
-    parameters = list(loaded.model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    lines = [
-        f"{loaded.name} ({loaded.library}), head {loaded.head!r} for "
-        f"{len(made.source.class_names)} outputs",
-        f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters are trained",
-    ]
-    if loaded.keys is not None:
-        keys = loaded.keys
-        lines.append(
-            f"weights: {len(keys.taken)} keys taken, {len(keys.head)} of the new head, "
-            f"{len(keys.missing)} missing, {len(keys.unexpected)} not used"
-        )
-        for what, names in (("missing", keys.missing), ("not used", keys.unexpected)):
-            if names:
-                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                lines.append(f"  {what}: {', '.join(names[:5])}{more}")
-    if made.frozen.frozen or made.frozen.still:
-        lines.append(
-            f"held still: {len(made.frozen.frozen)} tensors, statistics of "
-            f"{len(made.frozen.still)} norm layers"
-        )
-    if loaded.image is not None:
-        image = loaded.image
-        lines.append(
-            f"images of {image.size[0]} x {image.size[1]}, {image.interpolation}, mean "
-            f"{image.mean}, std {image.std}, augmentation {made.config.augment!r}"
-        )
-    return lines
 
 
 def _methods(made: Assembly) -> list[str]:
