@@ -1,7 +1,6 @@
-"""``python -m tether.demo``: what the methods do to a small network, in three minutes at most.
+"""``python -m tether.demo``: what the methods do to a small network, in a few minutes.
 
 Two experiments on scikit-learn's handwritten digits, on the CPU and without network: fine-tuning
 on labels a third of which are wrong, and fine-tuning on ten correctly labelled samples a class.
-Prints a table, writes one HTML page. :mod:`tether.demo.run` is also the shortest complete example
-of a training loop with tether in it.
+Every run is a ``tether.tune``. Prints a table, writes one HTML page.
 """

@@ -24,6 +24,7 @@ from tether.models.freeze import FreezeReport, freeze
 from tether.models.spec import LoadedModel
 from tether.tuning.method_spec import check_methods
 from tether.tuning.options import TuneConfig
+from tether.tuning.values import split_top
 from tether.tuning.weights import load_weights
 
 LOSSES = {
@@ -227,8 +228,13 @@ def read_class_weights(text: str, source: DataSource) -> list[float] | str:
     if text == "balanced":
         return text
     given: dict[str, float] = {}
-    for part in text.split(","):
+    try:
+        parts = split_top(text)
+    except ValueError as error:
+        raise ConfigError(f"option class_weights: {error}") from None
+    for part in parts:  # a name in quotes may hold a comma
         name, equals, number = part.rpartition("=")
+        name = name.strip().strip("'\"")
         try:
             given[name] = float(number)
         except ValueError:
