@@ -12,7 +12,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from tether.models.card import CardFacts, CardMethod, card, escaped, write_card
+from tether.models.card import CardFacts, CardMethod, card, escaped, without_folders, write_card
 
 NASTY = [
     "a|b", "<script>alert(1)</script>", "[x](javascript:alert(1))", "`code`", "*b* _i_ ~s~",
@@ -99,6 +99,36 @@ def test_it_tells_the_facts(tmp_path: Path) -> None:
     assert 'timm.create_model("local-dir:FOLDER")' in text and "model: timm:resnet18" in text
     assert "no test split" in text
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_no_folder_of_the_machine_travels_along() -> None:
+    settings = {
+        "model": "hf:/home/me/secret/bert", "data": "/home/me/secret/pets/",
+        "weights": "~/secret/w",
+        "output_dir": "secret/runs/one", "pairs": "../secret/p.csv", "label_separator": "/",
+        "unlabelled": "C:\\me\\secret\\more", "freeze": "",
+        "methods": [{"l2_sp": {"file": "/home/me/secret/start.safetensors"}}],
+        "stages": [{"data": "/home/me/secret/other.csv"}],
+    }  # fmt: skip
+    made = card(
+        facts(
+            data="/home/me/secret/pets/",
+            methods=[CardMethod("l2_sp", options={"file": "/home/me/secret/start.safetensors"})],
+            settings=yaml.safe_dump(settings),
+            noise={"file": "/home/me/secret/n.csv"},
+        )
+    )
+    assert "secret" not in made and "home" not in made
+    assert "\n## Data\n\npets\n" in made
+    shown = yaml.safe_load(made.split("```yaml\n")[1].split("```")[0])
+    assert shown == {
+        "model": "hf:bert", "data": "pets", "weights": "w", "output_dir": "one", "pairs": "p.csv",
+        "label_separator": "/", "unlabelled": "more", "freeze": "",
+        "methods": [{"l2_sp": {"file": "start.safetensors"}}], "stages": [{"data": "other.csv"}],
+    }  # fmt: skip
+    assert "secret" not in card(facts(settings=settings))
+    for text in ("hf:google/bert", "org/data:part", "demo:digits", "data.csv", "data/pets", "//"):
+        assert without_folders(text) == text
 
 
 def test_plain_fine_tuning_and_many_classes() -> None:

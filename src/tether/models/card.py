@@ -22,6 +22,13 @@ _PIPELINES = {
     ("vector", "regression"): "tabular-regression",
 }
 _MOST = 50  # class names that are listed
+# "hf:" or "option=" perhaps, then what begins as a path does, or has two folders at least. A name
+# on the hub has one slash.
+_PATH = re.compile(
+    r"((?:[\w.]{2,}[:=])*)"
+    r"((?:[A-Za-z]:)?(?:[\\/]|~|\.\.?[\\/]).*[^\\/].*|[^\\/]+(?:[\\/][^\\/]+){2,}[\\/]?)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -166,8 +173,9 @@ def _opening(facts: CardFacts) -> str:
     rest = len(facts.class_names) - _MOST
     more = f", and {rest} more (all of them in the configuration)" if rest > 0 else ""
     word = "Targets" if facts.task == "regression" else "Classes"
+    base = escaped(without_folders(facts.base_model))
     return (
-        f"This model {does}. It is {escaped(facts.base_model)}, fine-tuned with tether; the "
+        f"This model {does}. It is {base}, fine-tuned with tether; the "
         f"weights are those of the {escaped(facts.exported)} epoch.\n\n{word}: {names}{more}."
     )
 
@@ -178,7 +186,7 @@ def _words(kind: str) -> str:
 
 def _data(facts: CardFacts) -> str:
     rows = [[escaped(split), f"{count:,}"] for split, count in facts.counts.items()]
-    text = f"{escaped(facts.data)}\n\n" + _grid(["split", "samples"], rows)
+    text = f"{escaped(without_folders(facts.data))}\n\n" + _grid(["split", "samples"], rows)
     if facts.noise:
         told = ", ".join(
             f"{escaped(k)}: {escaped(_short(v))}"
@@ -237,7 +245,7 @@ def _grid(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _short(value: Any, most: int = 120) -> str:
-    text = repr(value) if not isinstance(value, str) else value
+    text = repr(value) if not isinstance(value, str) else without_folders(value)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -263,6 +271,40 @@ def _limits(facts: CardFacts) -> str:
 
 
 def _settings(facts: CardFacts) -> str:
-    if isinstance(facts.settings, str):
+    if not isinstance(facts.settings, str):
+        told = _without_folders(facts.settings)
+        return "\n".join(f"{k}: {json.dumps(v, default=str)}" for k, v in told.items())
+    import yaml  # what made the text
+
+    try:
+        told = yaml.safe_load(facts.settings)
+    except yaml.YAMLError:
         return facts.settings
-    return "\n".join(f"{k}: {json.dumps(v, default=str)}" for k, v in facts.settings.items())
+    short = _without_folders(told)
+    if short == told:
+        return facts.settings
+    return str(yaml.safe_dump(short, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_folders(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(part) for part in value]
+    return without_folders(value) if isinstance(value, str) else value
+
+
+def without_folders(text: str) -> str:
+    """A path's last part, any other text as it is: a card travels, and the folders of the machine
+    that trained are nobody's business.
+
+    Example:
+        >>> without_folders("/home/me/data/pets"), without_folders("hf:~/models/bert/")
+        ('pets', 'hf:bert')
+        >>> without_folders("hf:google/bert"), without_folders("timm:resnet18")
+        ('hf:google/bert', 'timm:resnet18')
+    """
+    found = _PATH.fullmatch(text)
+    if found is None:
+        return text
+    return found[1] + re.split(r"[\\/]", found[2].rstrip("\\/"))[-1]
