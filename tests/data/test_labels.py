@@ -4,7 +4,7 @@ import pytest
 from tether.data import load_data
 from tether.errors import ConfigError
 
-from .makers import config, table, texts
+from .makers import config, notice, table, texts
 
 
 def load(tmp_path, labels, **options):
@@ -83,3 +83,14 @@ def test_several_columns(tmp_path):
 def test_nothing_to_learn(tmp_path, labels):
     with pytest.raises(ConfigError, match="one class|the same labels"):
         load(tmp_path, labels)
+
+
+@pytest.mark.parametrize("value", ["1e400", "-1e39", "3.5e38"])
+def test_numbers_that_32_bits_do_not_hold_are_problems(tmp_path, value):
+    path = texts(tmp_path / "d.csv", ["0.5", "1.5", "3.4e38", value] * 4)
+    with pytest.raises(ConfigError, match="4 of 16 .*too large for 32-bit numbers"):
+        load_data(config(path))
+    source = load_data(config(path, on_bad_sample="skip"))
+    assert sum(len(t) for t in source.tables.values()) == 12
+    assert all(np.isfinite(t.labels).all() for t in source.tables.values())
+    assert notice(source, "large_label", "train").count == 4

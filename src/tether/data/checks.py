@@ -16,6 +16,7 @@ WORDS = {
     "bad_image": "unreadable images",
     "empty_text": "empty texts",
     "missing_label": "samples without a label",
+    "large_label": "samples with a label too large for 32-bit numbers",
     "unknown_label": "samples with a label that training does not have",
 }
 

@@ -18,6 +18,7 @@ _INTEGER = re.compile(r"0|-?[1-9]\d*")
 _WHOLE = re.compile(r"(-?\d+)\.0*")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _TRUTH = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
+_LARGEST = float(np.finfo(np.float32).max)
 Array = NDArray[np.generic]
 
 
@@ -219,7 +220,12 @@ def _columns(raw: RawData, splits: dict[str, RawSplit], task: str) -> Encoded:
                 problems.append(_problem(row, ""))
                 continue
             for column, cell in enumerate(cells):
-                labels[row, column] = _value(cell, task, raw.label_names[column], data.ids[row])
+                value = _value(cell, task, raw.label_names[column], data.ids[row])
+                if abs(value) > _LARGEST:
+                    why = f"its label '{printable(cell)}' is too large for 32-bit numbers"
+                    problems.append(Problem("large_label", row, why))
+                    break
+                labels[row, column] = value
         result.labels[split], result.problems[split] = labels, problems
     return result
 
