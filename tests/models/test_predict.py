@@ -172,6 +172,29 @@ def test_several_labels(tmp_path: Path) -> None:
     assert "confidence" not in found
 
 
+def test_several_labels_are_joined_as_those_of_the_data(tmp_path: Path) -> None:
+    text_run(tmp_path, task="multi_label", label_separator="|")
+    (tmp_path / "d.csv").write_text("text,label\ngood film,cat|dog\n")
+    found = rows(predict(tmp_path / "run", tmp_path / "d.csv", output=tmp_path / "p.csv"))[0]
+    likely = [n for n in NAMES if float(found[f"p_{n}"]) >= 0.5]
+    assert found["label"] == "cat|dog" and found["predicted"] == "|".join(likely)
+    table = Table(["x"], np.array([[1, 0, 1]], np.float32), ["a"])
+    write_predictions(
+        tmp_path / "m.csv", table, np.array([[1.0, 1.0, 0.0]]), NAMES, "multi_label", separator="|"
+    )
+    row = rows(tmp_path / "m.csv")[0]
+    assert (row["label"], row["predicted"]) == (f"cat|{NAMES[2]}", f"cat|dog|{NAMES[2]}")
+
+
+@pytest.mark.parametrize("device", ["foo", "mps", "cuda:", "cuda:99", "CPU", "meta", ""])
+def test_devices_that_are_not_there(tmp_path: Path, device: str) -> None:
+    text_run(tmp_path)
+    (tmp_path / "t.txt").write_text("good film\n")
+    with pytest.raises(ConfigError, match="device"):
+        predict(tmp_path / "run", tmp_path / "t.txt", output=tmp_path / "p.csv", device=device)
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_the_demo_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_model(config("demo:digits"), source("vector", tuple("0123456789")))
     loaded.save(tmp_path / "run" / "model")

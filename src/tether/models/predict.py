@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +46,8 @@ def predict(
 
     Its columns: ``id``; ``label`` where the data tell one; ``predicted`` and ``confidence``; and
     ``p_CLASS`` for every class. Several labels: ``predicted`` are those from probability 0.5 on,
-    without ``confidence``. Regression: ``predicted_TARGET`` for every target.
+    with the ``label_separator`` of the run between them, without ``confidence``. Regression:
+    ``predicted_TARGET`` for every target.
 
     Args:
         run: a run folder, or an exported model's folder.
@@ -54,7 +56,7 @@ def predict(
             then every sample of every split.
         output: the file; by default ``predictions.csv`` in the current folder.
         batch_size: samples of a forward.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:NUMBER"``.
         overrides: options that differ from those of the run, such as ``text_column``.
 
     Returns:
@@ -75,13 +77,15 @@ def predict(
         warnings.warn(f"{notice.count} {notice.what}: {few}", stacklevel=2)
     logits = run_model(loaded, table, batch_size=batch_size, device=device)
     target = Path(output) if output is not None else Path("predictions.csv")
-    _write(target, table.ids, given, None, logits, loaded.class_names, loaded.task)
+    separator = config.label_separator or ";"
+    _write(target, table.ids, given, None, logits, loaded.class_names, loaded.task, separator)
     return target
 
 
 def write_predictions(
-    path: Path, table: Table, logits: Numbers, class_names: Sequence[str], task: str
-) -> None:
+    path: Path, table: Table, logits: Numbers, class_names: Sequence[str], task: str,
+    *, separator: str = ";",
+) -> None:  # fmt: skip
     """Write the predictions for a table whose labels are numbers.
 
     Args:
@@ -91,10 +95,11 @@ def write_predictions(
         logits: ``[N, K]``, in the same order.
         class_names: of the K outputs.
         task: ``"single_label"``, ``"multi_label"`` or ``"regression"``.
+        separator: between several labels of a cell: the data's own.
     """
-    given = _named(table.labels, class_names, task)
-    true = _named(table.true_labels, class_names, task)
-    _write(path, table.ids, given, true, logits, class_names, task)
+    given = _named(table.labels, class_names, task, separator)
+    true = _named(table.true_labels, class_names, task, separator)
+    _write(path, table.ids, given, true, logits, class_names, task, separator)
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -120,9 +125,9 @@ def _read(data: str, loaded: LoadedModel, config: TuneConfig) -> Found:
         source = load_data(TuneConfig(data=data, seed=config.seed))
         _check_kind(data, source.kind, loaded)
         return _all_splits(source)
-    kind, *found = read_all_splits(replace(config, data=data))
+    kind, table, given, notices = read_all_splits(replace(config, data=data))
     _check_kind(data, kind, loaded)
-    return found[0], found[1], found[2]
+    return table, given, notices
 
 
 def _check_kind(data: str, kind: str, loaded: LoadedModel) -> None:
@@ -143,7 +148,8 @@ def _all_splits(source: DataSource) -> Found:
         table = source.tables[split]
         inputs.extend(table.inputs)
         ids.extend(f"{split}/{name}" for name in table.ids)
-        given.extend(_named(table.labels, source.class_names, source.task) or [""] * len(table))
+        named = _named(table.labels, source.class_names, source.task, ";")
+        given.extend(named or [""] * len(table))
     dropped = [n for n in source.notices if n.what.endswith("left out")]
     return Table(inputs, None, ids), given if any(given) else None, dropped
 
@@ -183,7 +189,7 @@ def run_model(
         loaded: the model; it stays on the device.
         table: the samples.
         batch_size: samples of a forward.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:NUMBER"``.
 
     Raises:
         ConfigError: an unreadable sample, or no such device.
@@ -204,10 +210,14 @@ def run_model(
 
 
 def _device(name: str) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device cuda: there is none here; use cpu or auto")
+        name = "cuda" if count else "cpu"
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if found is None:
+        raise ConfigError(f"device {name!r}: auto, cpu, cuda or cuda:NUMBER")
+    if name != "cpu" and int(found[1] or 0) >= count:
+        raise ConfigError(f"device {name}: torch finds {count} CUDA devices here; use cpu or auto")
     return torch.device(name)
 
 
@@ -221,29 +231,31 @@ def _forward(model: Any, batch: dict[str, Tensor], place: torch.device) -> NDArr
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def _named(labels: NDArray[Any] | None, class_names: Sequence[str], task: str) -> list[str] | None:
+def _named(
+    labels: NDArray[Any] | None, class_names: Sequence[str], task: str, separator: str
+) -> list[str] | None:
     """Numbers of a table's labels as texts."""
     if labels is None:
         return None
     if task == "single_label":
         return [class_names[int(k)] if int(k) >= 0 else "" for k in labels]
     if task == "multi_label":
-        return [_joined(class_names, row > _ABOVE) for row in labels]
-    return [";".join(f"{float(v):.9g}" for v in np.atleast_1d(row)) for row in labels]
+        return [_joined(class_names, row > _ABOVE, separator) for row in labels]
+    return [separator.join(f"{float(v):.9g}" for v in np.atleast_1d(row)) for row in labels]
 
 
-def _joined(class_names: Sequence[str], chosen: Sequence[Any]) -> str:
-    return ";".join(name for name, yes in zip(class_names, chosen, strict=True) if yes)
+def _joined(class_names: Sequence[str], chosen: Sequence[Any], separator: str) -> str:
+    return separator.join(name for name, yes in zip(class_names, chosen, strict=True) if yes)
 
 
 def _write(
     path: Path, ids: Sequence[str], given: list[str] | None, true: list[str] | None,
-    logits: Numbers, class_names: Sequence[str], task: str,
+    logits: Numbers, class_names: Sequence[str], task: str, separator: str,
 ) -> None:  # fmt: skip
     logits = np.asarray(logits, dtype=np.float64).reshape(len(ids), -1)
     if logits.shape[1] != len(class_names):
         raise ValueError(f"{logits.shape[1]} outputs for {len(class_names)} classes")
-    head, cells = _predicted(logits, class_names, task)
+    head, cells = _predicted(logits, class_names, task, separator)
     columns = ["id"] + ["label"] * (given is not None) + ["true_label"] * (true is not None)
     with replaced_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file)
@@ -254,7 +266,7 @@ def _write(
 
 
 def _predicted(
-    logits: NDArray[np.float64], class_names: Sequence[str], task: str
+    logits: NDArray[np.float64], class_names: Sequence[str], task: str, separator: str
 ) -> tuple[list[str], list[list[str]]]:
     """Names of the columns, and a row of cells a sample."""
     if task == "regression":
@@ -265,7 +277,8 @@ def _predicted(
     if task == "multi_label":
         chances = 0.5 * (1.0 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
         return ["predicted", *shares], [
-            [_joined(class_names, row >= _ABOVE), *(f"{p:.8g}" for p in row)] for row in chances
+            [_joined(class_names, row >= _ABOVE, separator), *(f"{p:.8g}" for p in row)]
+            for row in chances
         ]
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     chances = powers / powers.sum(axis=1, keepdims=True)
