@@ -37,6 +37,7 @@ def training_arguments(config: TuneConfig, root: Path, task: str) -> Any:
 
     cpu = check_device(config)
     metric = metric_name(config, task)
+    schedule = config.lr_scheduler if config.lr else "constant"  # some want a rate to fall from
     args = TrainingArguments(
         output_dir=str(root),
         per_device_train_batch_size=config.batch_size,
@@ -45,8 +46,8 @@ def training_arguments(config: TuneConfig, root: Path, task: str) -> Any:
         num_train_epochs=config.epochs,
         learning_rate=config.lr,
         weight_decay=config.weight_decay,
-        lr_scheduler_type=config.lr_scheduler,
-        lr_scheduler_kwargs={"lr_end": 0.0} if config.lr_scheduler == "polynomial" else {},
+        lr_scheduler_type=schedule,
+        lr_scheduler_kwargs={"lr_end": 0.0} if schedule == "polynomial" else {},
         warmup_steps=min(config.warmup_ratio, 1 - 1e-9),
         max_grad_norm=config.clip_grad,
         seed=config.seed,

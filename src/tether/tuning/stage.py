@@ -67,9 +67,11 @@ class Stage:
         self.sampler = assembly.sampler()
         self._progress = progress() if show else None
         self._callbacks = [*callbacks, *([self._progress] if self._progress else [])]
-        world = self.args.world_size
         #: What a checkpoint must agree with.
-        self.identity = {"data": dict(assembly.source.fingerprints), "processes": world}
+        self.identity = {
+            "data": dict(assembly.source.fingerprints),
+            "processes": self._processes(),
+        }
         self._manifest: dict[str, Any] | None = None
         try:
             make_optimizer(config, assembly.loaded.model, assembly.loaded.head)  # does it fit?
@@ -148,6 +150,9 @@ class Stage:
             "steps": self.before["steps"] + state.global_step,
             "seconds": self.watch.seconds,
         }
+
+    def _processes(self) -> int:
+        return int(self.args.world_size)
 
     # -- going on --------------------------------------------------------------------------------
 

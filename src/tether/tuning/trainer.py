@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,6 +27,10 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 #: Those that have a fused kernel on the CPU and on CUDA.
 FUSED = ("adamw", "adam", "sgd")
+
+
+#: A disk with so few bytes free is taken for full when a write fails.
+LITTLE = 2**20
 
 
 class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
@@ -63,6 +70,18 @@ class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
             extra = {name: make(step) for name, make in self._extra_batches.items()}
             inputs = {**inputs, **self._prepare_inputs(extra)}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's; what torch says of a write that failed becomes an ``OSError``."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except RuntimeError as error:
+            if not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter")):
+                raise
+            folder = str(self.args.output_dir)
+            full = shutil.disk_usage(folder).free < LITTLE
+            number = errno.ENOSPC if full else errno.EIO  # torch does not tell
+            raise OSError(number, os.strerror(number), folder) from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The weights in the order of their dimensions, as safetensors takes them."""
