@@ -25,6 +25,14 @@ def test_unlabelled_texts_from_every_file(tmp_path):
     assert notice(source, "empty_text", "unlabelled").count == 1
 
 
+def test_only_line_feeds_end_a_text(tmp_path):
+    data = "one\u2028more\x0c\r\ntwo\x85\x1e.\r\n\r\nthree\rfour\n"
+    (tmp_path / "more.txt").write_bytes(data.encode())
+    found, _ = load_inputs(str(tmp_path / "more.txt"), config(""), kind="text")
+    assert found.inputs == ["one\u2028more\x0c", "two\x85\x1e.", "three\rfour"]
+    assert found.ids == ["more.txt:1", "more.txt:2", "more.txt:4"]
+
+
 def test_unlabelled_images_at_any_depth(tmp_path):
     image_folder(tmp_path / "d", {"a": 4, "b": 4})
     for i, name in enumerate(("x.png", "deep/er/y.png")):

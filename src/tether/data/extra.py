@@ -76,7 +76,9 @@ def _read(place: Path, config: TuneConfig) -> tuple[RawSplit, str]:
     if suffix in SUFFIXES:
         return _inputs(read_table(place), config)
     if suffix in (".txt", ""):
-        lines = list(enumerate(read_text(place).splitlines(), start=1))
+        # not str.splitlines: a text may hold form feeds, U+2028 and other ends of lines
+        whole = enumerate(read_text(place).split("\n"), start=1)
+        lines = [(number, line.removesuffix("\r")) for number, line in whole]
         kept = [(number, line) for number, line in lines if line.strip()]
         ids = [f"{place.name}:{number}" for number, _ in kept]
         return RawSplit([line for _, line in kept], ids, None), "text"
