@@ -1,5 +1,6 @@
 import random
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from tether.data.collate import Collator
-from tether.data.keyed import DomainBalancedSampler, Keyed, KeyedDataset, KeyedSampler, key_of
+from tether.data.keyed import (
+    DomainBalancedSampler,
+    Keyed,
+    KeyedDataset,
+    KeyedSampler,
+    _kept_permutation,
+    endless_rows,
+    key_of,
+    keyed_permutation,
+)
 from tether.data.table import Table
 from tether.data.transforms import image_encoder
 from tether.errors import ConfigError, TetherError
@@ -211,3 +221,13 @@ def test_domains_that_cannot_be_balanced():
         DomainBalancedSampler([0, 1, 2], 32, 0)
     with pytest.raises(ConfigError, match="at least two domains"):
         DomainBalancedSampler([1, 1], 4, 0)
+
+
+def test_an_endless_series_draws_each_order_once():
+    _kept_permutation.cache_clear()
+    steps = [endless_rows(10, start, 4, 7, 1) for start in range(0, 40, 4)]
+    assert _kept_permutation.cache_info().misses == 4
+    whole = [keyed_permutation(10, 7, 1, turn).tolist() for turn in range(4)]
+    assert [*chain(*steps)] == [*chain(*whole)]
+    again = [endless_rows(10, start, 4, 7, 1) for start in range(0, 40, 4)]
+    assert again == steps and _kept_permutation.cache_info().misses == 4

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -158,12 +159,16 @@ def keyed_permutation(length: int, *numbers: int) -> Tensor:
     return torch.randperm(length, generator=generator)
 
 
+#: The same order serves many steps; nobody may write into what it gives.
+_kept_permutation = lru_cache(maxsize=4)(keyed_permutation)
+
+
 def endless_rows(length: int, start: int, count: int, *numbers: int) -> list[int]:
     """Part of an endless series of orders of so many rows, one after another."""
     rows: list[int] = []
     while len(rows) < count:
         turn, place = divmod(start + len(rows), length)
-        order = keyed_permutation(length, *numbers, turn)
+        order = _kept_permutation(length, *numbers, turn)
         rows += order[place : place + count - len(rows)].tolist()
     return rows
 
