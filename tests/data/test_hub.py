@@ -10,7 +10,7 @@ from tether.data.transforms import image_encoder
 from tether.errors import ConfigError
 from tether.models.spec import ImagePreprocess
 
-from .makers import config, notice, texts
+from .makers import config, image, notice, texts
 
 datasets = pytest.importorskip("datasets")
 
@@ -116,3 +116,29 @@ def test_a_name_out_of_reach_says_how_to_pass_a_path(monkeypatch, tmp_path):
         ConfigError, match=r"no file or folder 'tran.csv'; did you mean 'train.csv'"
     ):
         load_data(config("tran.csv"))
+
+
+@pytest.mark.parametrize("how", ["parquet", "saved"])
+def test_files_outside_a_data_set_are_not_opened(tmp_path, how):
+    outside = image(tmp_path / "secret.png", 99)
+    kind = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    names = [str(image(tmp_path / "d" / f"{i}.png", i)) for i in range(10)] + [str(outside)]
+    rows = {
+        "image": [{"bytes": None, "path": name} for name in names], "label": [0, 1] * 5 + [0],
+    }  # fmt: skip
+    data = datasets.Dataset.from_dict(
+        rows, features=datasets.Features({"image": kind, "label": classes("p", "q")})
+    )
+    if how == "parquet":
+        path = tmp_path / "d" / "all.parquet"
+        data.to_parquet(path)
+    else:
+        path = tmp_path / "d"
+        data.save_to_disk(str(path))  # as plain columns, so that no file is taken along
+        facts = json.loads((path / "dataset_info.json").read_text())
+        facts["features"]["image"] = {"_type": "Image"}
+        (path / "dataset_info.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match=r"1 of 11 .*secret\.png, which lies outside"):
+        load_data(config(path))
+    source = load_data(config(path, on_bad_sample="skip"))
+    assert sum(len(table) for table in source.tables.values()) == 10

@@ -124,11 +124,15 @@ def test_paths_stored_images_and_open_ones_are_the_same(tmp_path):
     path = image(tmp_path / "x.png", 3, (40, 30))
     file = path.read_bytes()
     stored = [StoredImage([b"", file], 1), StoredImage([{"bytes": file, "path": None}], 0),
-              StoredImage([{"bytes": None, "path": str(path)}], 0)]  # fmt: skip
+              StoredImage([{"bytes": None, "path": str(path)}], 0, [tmp_path]),
+              StoredImage(["x.png"], 0, [tmp_path])]  # fmt: skip
     for source in (*stored, Image.open(io.BytesIO(file)), str(path)):
         assert torch.equal(encode(source), encode(path))
     with pytest.raises(OSError, match="missing"):
         encode(StoredImage([None], 0))
+    for named in (str(path), "../x.png", f"{tmp_path}/d/../x.png"):
+        with pytest.raises(OSError, match=r"names the file .*x\.png.*outside the data set"):
+            encode(StoredImage([{"bytes": None, "path": named}], 0, [tmp_path / "d"]))
 
 
 def test_large_photographs_are_decoded_smaller_in_training_only(tmp_path):

@@ -262,7 +262,7 @@ def take(columns: Columns, choice: Choice, labelled: bool) -> RawSplit:
 
 def _images(columns: Columns, name: str, values: Sequence[Any]) -> list[Any]:
     if name in columns.images:
-        return [StoredImage(values, row) for row in range(len(values))]
+        return [StoredImage(values, row, columns.roots) for row in range(len(values))]
     base = columns.base or Path()
     places = [base, *(p for p in (base / "images",) if p.is_dir())]
     found = []

@@ -29,6 +29,7 @@ class Columns:
         base: the folder that paths in it start from.
         classes: column -> names of the classes its numbers stand for.
         images: columns that hold images themselves.
+        roots: folders in which such an image may name a file instead.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Columns:
     base: Path | None = None
     classes: Mapping[str, list[str]] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
+    roots: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -182,4 +184,5 @@ def read_parquet(path: Path) -> Columns:
 
     images = frozenset(f.name for f in schema if holds_images(f.type))
     ids = [f"{path.name}:{row}" for row in range(file.metadata.num_rows)]
-    return Columns(str(path), list(schema.names), get, ids, path.parent.absolute(), images=images)
+    base = path.parent.absolute()
+    return Columns(str(path), list(schema.names), get, ids, base, images=images, roots=(base,))

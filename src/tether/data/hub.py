@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,14 @@ def read_splits(found: Any, name: str, config: TuneConfig, *, labels: bool = Tru
     return raw
 
 
+def _roots(name: str) -> tuple[Path, ...]:
+    """A local folder, and where the libraries keep what they downloaded or unpacked of it."""
+    datasets, hub = require("datasets", "text"), require("huggingface_hub.constants", "text")
+    kept = (datasets.config.HF_DATASETS_CACHE, hub.HF_HUB_CACHE)
+    own = [Path(name)] if Path(name).is_dir() else []
+    return tuple(Path(os.path.abspath(root)) for root in (*own, *kept))
+
+
 def as_columns(data: Any, name: str, split: str) -> Columns:
     """One data set as columns; images stay where they are until they are needed."""
     datasets = require("datasets", "text")
@@ -149,5 +158,5 @@ def as_columns(data: Any, name: str, split: str) -> Columns:
     ids = [f"{split}[{row}]" for row in range(len(data))]
     return Columns(
         f"data set {name} ({split})", list(data.column_names), get, ids, None, classes,
-        frozenset(images),
+        frozenset(images), _roots(name),
     )  # fmt: skip

@@ -30,27 +30,36 @@ class StoredImage:
     Args:
         store: row -> bytes, or a mapping with ``bytes`` and ``path``.
         row: its place there.
+        roots: folders of the data set; a ``path`` without bytes must lie in one of them, since
+            what a file from elsewhere names is not opened wherever it points.
     """
 
-    __slots__ = ("row", "store")
+    __slots__ = ("roots", "row", "store")
 
-    def __init__(self, store: Sequence[Any], row: int) -> None:
-        self.store, self.row = store, row
+    def __init__(self, store: Sequence[Any], row: int, roots: Sequence[Path] = ()) -> None:
+        self.store, self.row, self.roots = store, row, roots
 
     def read_bytes(self) -> bytes:
         """The encoded image.
 
         Raises:
-            OSError: there is none.
+            OSError: there is none, or it lies outside the data set.
         """
         cell = self.store[self.row]
         if isinstance(cell, dict):
             cell = cell.get("bytes") or cell.get("path")
         if isinstance(cell, str):
-            return Path(cell).read_bytes()
+            return self._inside(cell).read_bytes()
         if not cell:
             raise OSError("the image is missing")
         return bytes(cell)
+
+    def _inside(self, path: str) -> Path:
+        for root in self.roots:
+            place = Path(os.path.normpath(root / path))
+            if place.is_relative_to(root):
+                return place
+        raise OSError(f"it names the file {path}, which lies outside the data set")
 
 
 def is_image_name(name: str) -> bool:
