@@ -19,6 +19,7 @@ from tether.data.table import Table
 from tether.errors import ConfigError
 from tether.models import LoadedModel, load_model, predict, write_predictions
 from tether.models.predict import evaluation_encoder
+from tether.tuning.assembly import encoders
 
 NAMES = ("cat", "dog", 'o"w,l')
 
@@ -206,6 +207,16 @@ def test_the_demo_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["label"] in "0123456789" for row in found)
     np.save(tmp_path / "rows.npy", np.zeros((2, 64)))
     assert len(rows(predict("run", "rows.npy"))) == 2
+
+
+def test_evaluation_draws_no_random_numbers(tmp_path: Path) -> None:
+    rows_of_numbers = load_model(config("demo:digits"), source("vector", tuple("0123456789")))
+    for loaded in (rows_of_numbers, image_run(tmp_path / "i"), text_run(tmp_path / "t")):
+        encode = evaluation_encoder(loaded)
+        assert encode.draws is False
+        varied, plain = encoders(config("", augment="light"), loaded)
+        assert type(plain) is type(encode) and plain.draws is False
+        assert varied.draws is (loaded.kind == "image")
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:

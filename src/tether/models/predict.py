@@ -162,6 +162,7 @@ class _RowEncoder:
     """A row of numbers as the model's input."""
 
     name: str
+    draws = False  # tether.data.keyed need set up no random numbers
 
     def __call__(self, row: Any) -> dict[str, Tensor]:
         return {self.name: torch.as_tensor(row, dtype=torch.float32)}

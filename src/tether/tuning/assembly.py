@@ -21,6 +21,7 @@ from tether.errors import ConfigError, TetherError
 from tether.method import Method
 from tether.models import load_model
 from tether.models.freeze import FreezeReport, freeze
+from tether.models.predict import evaluation_encoder
 from tether.models.spec import LoadedModel
 from tether.tuning.method_spec import check_methods
 from tether.tuning.options import TuneConfig
@@ -152,30 +153,13 @@ def encoders(
     config: TuneConfig, loaded: LoadedModel
 ) -> tuple[Callable[[Any], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
     """What turns a raw input into the model's: in training, and in evaluation."""
-    if loaded.kind == "image":
-        assert loaded.image is not None
-        name = loaded.input_name
-        return (
-            image_encoder(loaded.image, train=True, augment=config.augment, input_name=name),
-            image_encoder(loaded.image, train=False, augment="none", input_name=name),
-        )
-    if loaded.kind == "text":
-        assert loaded.encode_text is not None
-        return loaded.encode_text, loaded.encode_text
-    encode = VectorEncoder(loaded.input_name)
-    return encode, encode
-
-
-@dataclass(frozen=True)
-class VectorEncoder:
-    """A row of numbers as the model's input."""
-
-    name: str
-    draws = False
-
-    def __call__(self, row: Any) -> dict[str, torch.Tensor]:
-        """The row as a float32 tensor."""
-        return {self.name: torch.as_tensor(row, dtype=torch.float32)}
+    plain = evaluation_encoder(loaded)
+    if loaded.kind != "image" or loaded.image is None:
+        return plain, plain
+    varied = image_encoder(
+        loaded.image, train=True, augment=config.augment, input_name=loaded.input_name
+    )
+    return varied, plain
 
 
 def what_is_asked(methods: list[Method], source: DataSource) -> dict[str, list[str]]:
