@@ -51,6 +51,7 @@ class Case:
         rates: learning rates that are tried for plain fine-tuning.
         radius: of the ball round each weight, and of the first depth group, as a share of the
             norm of the pretrained weight.
+        probe_rate: learning rate of the linear probe.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Case:
     like: str = ""
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     radius: float = 0.03
+    probe_rate: float = 1e-3
 
 
 def mobilenet(width: str) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def cases() -> list[Case]:
     return [
         Case("clothing", {**small, "data": "$SHARED/data/clothing"}),
         Case("textures", {**small, "data": "$SHARED/data/textures"}, like="clothing"),
-        Case("trec", {**texts, "data": "$SHARED/data/trec"}, rates=(3e-5, 1e-4, 3e-4), radius=0.02),
+        Case("trec", {**texts, "data": "$SHARED/data/trec"}, rates=(3e-5, 1e-4, 3e-4), radius=0.02, probe_rate=1e-2),
         Case("sst2", {**texts, "data": "$SHARED/data/sst2"}, like="trec"),
     ]  # fmt: skip
 
@@ -101,7 +103,7 @@ def candidates(case: Case, rate: float) -> dict[str, list[dict[str, Any]]]:
 
     regsl = f"regsl:radius={case.radius:g},growth=1.1,ratio=true,"
     return {
-        PROBE: [{"freeze": "backbone", "lr": 1e-3, "head_lr_mult": 1.0, "methods": []}],
+        PROBE: [{"freeze": "backbone", "lr": case.probe_rate, "head_lr_mult": 1.0, "methods": []}],
         "l2_sp": [with_method("l2_sp:weight=0.1")],
         "distance_constraint": [
             with_method(f"distance_constraint:radius={case.radius:g},ratio=true")
