@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.real_lines import CLEAR, Line, Row, difference, lines_of, ranked, statements
 from benchmarks.real_runs import NOISES, PLAIN, PROBE, RESULTS, SEEDS, TUNING_SEED, Case, candidates
 from benchmarks.real_runs import cases as known_cases
-from tether.tuning.files import read_rows, write_json, write_text
+from tether.files import read_rows, write_json, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "real_runs.md"
 DATA = {

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tether.files import append_row, read_rows, write_json, write_rows, write_text
 from tether.tuning.checkpoints import (
     MANIFEST,
     checkpoints,
@@ -15,7 +16,6 @@ from tether.tuning.checkpoints import (
     read_manifest,
     seal,
 )
-from tether.tuning.files import append_row, read_rows, write_json, write_rows, write_text
 
 
 def fill(root, step, *, sealed=True):

@@ -17,9 +17,9 @@ from tests.tuning.toys import settings
 from tether.data import load_data
 from tether.data.keyed import KeyedDataset
 from tether.errors import ConfigError, TetherError
+from tether.files import read_rows
 from tether.models import load_exported, load_model
 from tether.tuning.config import load_config
-from tether.tuning.files import read_rows
 from tether.tuning.job import tune
 from tether.tuning.result import Result
 

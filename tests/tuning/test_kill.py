@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.tuning.kill import attempt, is_over, run_with_kills, wait
 from tests.tuning.toys import image_folder, settings
-from tether.tuning.files import read_rows
+from tether.files import read_rows
 from tether.tuning.result import Result
 
 METHODS = ["elr", "l2_sp:weight=0.01", "adarand"]

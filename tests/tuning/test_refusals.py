@@ -21,8 +21,8 @@ from tests.tuning.kill import attempt, is_over, wait
 from tests.tuning.test_kill import same_runs
 from tests.tuning.toys import settings
 from tether.cli import main
+from tether.files import read_rows
 from tether.tuning.checkpoints import newest, read_manifest
-from tether.tuning.files import read_rows
 from tether.tuning.job import tune
 
 VIT = ["--model", "timm:test_vit", "--model-args", "pretrained=false", "--image-size", "32"]

@@ -8,9 +8,9 @@ import pytest
 
 from tests.tuning.toys import image_folder, settings
 from tether.errors import ConfigError
+from tether.files import read_rows
 from tether.tuning.assembly import read_class_weights
 from tether.tuning.config import load_config
-from tether.tuning.files import read_rows
 from tether.tuning.job import tune
 from tether.tuning.result import Result
 from tether.tuning.run_folder import RunFolder, folder_of

@@ -18,11 +18,11 @@ from tests.tuning.toys import image_folder, settings
 from tether import catalogue
 from tether.data import load_data
 from tether.errors import ConfigError
+from tether.files import read_rows
 from tether.method import Method
 from tether.models import load_exported, load_model
 from tether.tuning import callbacks, job
 from tether.tuning.config import load_config
-from tether.tuning.files import read_rows
 from tether.tuning.result import Result
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tether.models.folder import replaced_file
+from tether.files import replaced_file
 
 _PIPELINES = {
     ("text", "single_label"): "text-classification",

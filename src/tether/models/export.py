@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import ConfigError
-from tether.models.folder import read_json, replaced_folder, write_json, writes
+from tether.files import read_json, replaced_folder, write_json
+from tether.models.folder import writes
 from tether.models.spec import ImagePreprocess, LoadedModel
 
 FACTS = "tether.json"  # libraries overlook it; predicting needs it

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from tether.data.table import DataSource
 from tether.errors import ConfigError
+from tether.files import read_json
 from tether.models import hf_models, own_models, timm_models, torchvision_models
 from tether.models.build import suggestion
 from tether.models.export import FACTS, WEIGHTS, model_folder, read_facts
-from tether.models.folder import read_json
 from tether.models.spec import LoadedModel
 
 if TYPE_CHECKING:

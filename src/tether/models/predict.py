@@ -22,9 +22,9 @@ from tether.data.images import is_image_name
 from tether.data.table import SPLITS, DataSource, Notice, Table
 from tether.data.transforms import image_encoder
 from tether.errors import ConfigError
+from tether.files import replaced_file
 from tether.models.build import first_line
 from tether.models.export import load_exported, model_folder
-from tether.models.folder import replaced_file
 from tether.models.inputs import read_all_splits, read_inputs
 from tether.models.spec import LoadedModel
 from tether.tuning.options import TuneConfig

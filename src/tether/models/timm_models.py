@@ -16,6 +16,7 @@ from tether.data.table import DataSource
 from tether.engine.reference import canonical
 from tether.engine.taps import find_head, library_heads
 from tether.errors import ConfigError
+from tether.files import read_json, write_json
 from tether.models.build import (
     adjusted,
     check_kind,
@@ -30,7 +31,7 @@ from tether.models.build import (
     suggestion,
 )
 from tether.models.export import FACTS, WEIGHTS, facts_of, image_of, save_folder
-from tether.models.folder import plain_state, read_json, write_json
+from tether.models.folder import plain_state
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
 

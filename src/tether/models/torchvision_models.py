@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tether.data.table import DataSource
 from tether.engine.taps import find_head
 from tether.errors import ConfigError, TetherError
+from tether.files import write_json
 from tether.models.build import (
     adjusted,
     check_kind,
@@ -23,7 +24,7 @@ from tether.models.build import (
     suggestion,
 )
 from tether.models.export import WEIGHTS, facts_of, image_of, save_folder
-from tether.models.folder import plain_state, write_json
+from tether.models.folder import plain_state
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
 

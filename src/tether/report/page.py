@@ -2,10 +2,10 @@
 
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from tether.files import write_text
 from tether.report import palette
 from tether.report.blocks import (
     Block,
@@ -137,7 +137,9 @@ class Page:
         Args:
             path: the HTML file; missing folders are made.
         """
-        return write_text(path, self.html())
+        target = Path(path)
+        write_text(target, self.html())
+        return target
 
     def _next_id(self, kind: type[Section | Table | Figure]) -> str:
         number = 1 + sum(isinstance(block, kind) for block in self._blocks)
@@ -147,20 +149,3 @@ class Page:
 def typeset(text: str) -> str:
     """Keep a number and its percent sign on one line."""
     return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", text)
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return target

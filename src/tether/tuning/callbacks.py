@@ -14,8 +14,8 @@ import torch
 from transformers import TrainerCallback
 
 from tether.engine.state import distributed
+from tether.files import append_row
 from tether.tuning.checkpoints import LAST, point_to, prune, seal
-from tether.tuning.files import append_row
 from tether.tuning.metrics import LESS
 from tether.tuning.weights import save_weights
 

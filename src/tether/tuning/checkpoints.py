@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tether.tuning.files import sync_file, write_json
+from tether.files import sync_file, write_json
 
 MANIFEST = "manifest.json"
 LAST = "last"

@@ -13,10 +13,10 @@ from typing import Any
 
 from tether.data.describe import describe, describe_notice
 from tether.errors import Interrupted
+from tether.files import read_rows, write_json
 from tether.tuning.assembly import Assembly, assemble, describe_model
 from tether.tuning.config import check_complete, load_config
 from tether.tuning.export import export
-from tether.tuning.files import read_rows, write_json
 from tether.tuning.log import logging_to
 from tether.tuning.options import TuneConfig
 from tether.tuning.result import Result

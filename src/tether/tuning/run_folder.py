@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tether.errors import ConfigError
+from tether.files import write_json, write_text
 from tether.tuning.config import CONFIG_NAME, differences, dump_config, load_config
-from tether.tuning.files import write_json, write_text
 from tether.tuning.method_spec import resolve_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.result import RESULT_FILE

@@ -18,7 +18,7 @@ from tether.errors import ConfigError, Interrupted, TetherError
 from tether.tuning.arguments import metric_name, training_arguments
 from tether.tuning.assembly import Assembly
 from tether.tuning.checkpoints import newest, read_manifest
-from tether.tuning.files import read_rows, write_rows
+from tether.files import read_rows, write_rows
 from tether.tuning.metrics import score
 from tether.tuning.weights import load_weights, read_about, save_weights
 

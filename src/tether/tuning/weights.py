@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tether.engine.reference import canonical, copy_whole_, unwrap, whole
-from tether.tuning.files import write_through
+from tether.files import replaced_file
 
 
 def save_weights(
@@ -29,7 +29,8 @@ def save_weights(
     tensors = {canonical(name): whole(t).cpu().contiguous() for name, t in state}
     if write:
         metadata = {"about": json.dumps(about)}
-        write_through(path, lambda to: save_file(tensors, to, metadata=metadata))
+        with replaced_file(path) as fresh:
+            save_file(tensors, fresh, metadata=metadata)
 
 
 def load_weights(model: nn.Module, path: Path, without: str | None = None) -> None:
