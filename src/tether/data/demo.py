@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from tether.data.noising import noise_record
-from tether.data.raw import require
 from tether.data.splits import split_validation
 from tether.data.table import DataSource, Table
 from tether.data.words import nearest
 from tether.errors import ConfigError
+from tether.optional import require
 
 NAMES = ("digits", "digits-few")
 _VALIDATION_SHARE = 0.2

@@ -10,10 +10,11 @@ from tether.data.checks import Problem, apply_policy, examine_inputs
 from tether.data.columns import choose, take
 from tether.data.files import SUFFIXES, Columns, read_table, read_text
 from tether.data.folder import read_images
-from tether.data.raw import RawSplit, require
+from tether.data.raw import RawSplit
 from tether.data.table import Notice, Table
 from tether.data.words import listed, nearest
 from tether.errors import ConfigError
+from tether.optional import require
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

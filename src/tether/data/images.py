@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tether.data.raw import require
+from tether.optional import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image

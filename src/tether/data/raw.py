@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from tether.data.table import Notice
@@ -97,19 +95,3 @@ def by_split(names: Sequence[str], where: str) -> dict[str, str]:
             )
         found[split] = name
     return found
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import an optional package.
-
-    Raises:
-        ConfigError: it is absent or broken; the message names the extra that brings it.
-    """
-    try:
-        return import_module(module)
-    except (ImportError, RuntimeError) as error:  # an ill-fitting build raises RuntimeError
-        package = module.partition(".")[0]
-        raise ConfigError(
-            f"reading these data needs {package}, which could not be imported ({error}); "
-            f'install it with: pip install "tether[{extra}]"'
-        ) from error

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tether.data.images import open_image, to_mode
-from tether.data.raw import require
 from tether.errors import ConfigError
+from tether.optional import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image

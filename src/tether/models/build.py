@@ -9,9 +9,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
@@ -21,26 +19,11 @@ from torch import nn
 from tether.data.table import DataSource
 from tether.errors import ConfigError
 from tether.models.spec import ImagePreprocess
+from tether.optional import require
 
 HEAD_STD = 0.02  # small logits: the first gradients do not tear at the layers below
 _HEAD_STREAM = 0x7E7E  # keeps the head's numbers apart from other uses of the same seed
 _PREPROCESS_KEYS = ("mean", "std", "crop_pct", "interpolation")
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import an optional package.
-
-    Raises:
-        ConfigError: it is absent or broken; the message names the extra that brings it.
-    """
-    try:
-        return import_module(module)
-    except (ImportError, RuntimeError) as error:  # an ill-fitting build raises RuntimeError
-        package = module.partition(".")[0]
-        raise ConfigError(
-            f"this needs {package}, which could not be imported ({error}); "
-            f'install it with: pip install "tether[{extra}]"'
-        ) from error
 
 
 @contextmanager

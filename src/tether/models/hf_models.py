@@ -23,7 +23,6 @@ from tether.models.build import (
     fresh_head,
     hub_access,
     like_linear,
-    require,
     seeded,
     shown,
     split_args,
@@ -34,6 +33,7 @@ from tether.models.folder import plain_state
 from tether.models.hf_inputs import TextEncoder, preprocessing, save_preprocessing
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
+from tether.optional import require
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

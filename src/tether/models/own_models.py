@@ -21,7 +21,6 @@ from tether.models.build import (
     first_argument,
     fresh_head,
     like_linear,
-    require,
     seeded,
     split_args,
     suggestion,
@@ -31,6 +30,7 @@ from tether.models.export import WEIGHTS, image_of
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.torchvision_models import save_plain
 from tether.models.weights import load_backbone, read_weights
+from tether.optional import require
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

@@ -24,7 +24,6 @@ from tether.models.build import (
     first_line,
     fresh_head,
     hub_access,
-    require,
     seeded,
     shown,
     split_args,
@@ -34,6 +33,7 @@ from tether.models.export import FACTS, WEIGHTS, facts_of, image_of, save_folder
 from tether.models.folder import plain_state
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
+from tether.optional import require
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

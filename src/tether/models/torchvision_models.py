@@ -18,7 +18,6 @@ from tether.models.build import (
     check_kind,
     first_argument,
     fresh_head,
-    require,
     seeded,
     split_args,
     suggestion,
@@ -27,6 +26,7 @@ from tether.models.export import WEIGHTS, facts_of, image_of, save_folder
 from tether.models.folder import plain_state
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
+from tether.optional import require
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

@@ -1,7 +1,8 @@
 """Import the packages of the `cli` extra only when a report is made."""
 
-from importlib import import_module
 from types import ModuleType
+
+from tether import optional
 
 
 def require(module: str) -> ModuleType:
@@ -13,11 +14,4 @@ def require(module: str) -> ModuleType:
     Raises:
         ImportError: the module is absent or broken; the message names the remedy.
     """
-    try:
-        return import_module(module)
-    except (ImportError, RuntimeError) as error:  # an ill-fitting build raises RuntimeError
-        package = module.partition(".")[0]
-        raise ImportError(
-            f"writing a report needs {package}, which could not be imported ({error}); "
-            'install it with: pip install "tether[cli]"'
-        ) from error
+    return optional.require(module, "cli", "writing a report", ImportError)
