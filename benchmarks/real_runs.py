@@ -90,7 +90,10 @@ def cases() -> list[Case]:
     return [
         Case("clothing", {**small, "data": "$SHARED/data/clothing"}),
         Case("textures", {**small, "data": "$SHARED/data/textures"}, like="clothing"),
-        Case("trec", {**texts, "data": "$SHARED/data/trec"}, rates=(3e-5, 1e-4, 3e-4), radius=0.02, probe_rate=1e-2),
+        Case(
+            "trec", {**texts, "data": "$SHARED/data/trec"}, rates=(3e-5, 1e-4, 3e-4), radius=0.02,
+            probe_rate=1e-2,
+        ),
         Case("sst2", {**texts, "data": "$SHARED/data/sst2"}, like="trec"),
     ]  # fmt: skip
 
