@@ -174,7 +174,7 @@ def test_a_bare_backbone_file_fits_under_its_prefix(tmp_path: Path) -> None:
 
 def test_a_setting_that_the_model_lacks(tmp_path: Path) -> None:
     folder = bert_folder(tmp_path / "bert")
-    with pytest.raises(ConfigError, match="no setting 'hiden_size'.*did you mean hidden_size"):
+    with pytest.raises(ConfigError, match="no setting 'hiden_size'.*did you mean 'hidden_size'"):
         load_model(config(str(folder), model_args={"hiden_size": 8}), source("text"))
 
 
@@ -185,11 +185,11 @@ def test_a_setting_that_the_model_lacks(tmp_path: Path) -> None:
     ("model", "options", "message"),
     [
         ("", {}, "no model was named"),
-        ("timm:resnet10x", {}, "timm has no model 'resnet10x'; did you mean resnet10t"),
+        ("timm:resnet10x", {}, "timm has no model 'resnet10x'; did you mean 'resnet10t'"),
         ("timm:", {}, "a name is missing"),
-        ("torchvision:resnet19", {}, "no classifier 'resnet19'; did you mean resnet18"),
+        ("torchvision:resnet19", {}, "no classifier 'resnet19'; did you mean 'resnet18'"),
         ("tether:cifar_resnet21", {}, "did you mean .*cifar_resnet20"),
-        ("tinm:resnet18", {}, "unknown library 'tinm'; did you mean timm"),
+        ("tinm:resnet18", {}, "unknown library 'tinm'; did you mean 'timm'"),
         ("./nowhere", {}, "the directory does not exist"),
         ("tether:cifar_resnet20", {}, "comes without weights: pass --weights"),
         ("timm:mobilenetv2_035", {}, "Pass --weights FILE.safetensors"),

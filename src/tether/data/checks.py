@@ -9,8 +9,8 @@ from typing import Any
 from tether.data.images import content_hash, examine_all
 from tether.data.raw import RawSplit
 from tether.data.table import Notice, Table
-from tether.data.words import printable
 from tether.errors import ConfigError
+from tether.words import printable
 
 WORDS = {
     "bad_image": "unreadable images",

@@ -12,8 +12,8 @@ from tether.data.files import Columns
 from tether.data.images import StoredImage, is_image_name
 from tether.data.raw import Cell, RawData, RawSplit, split_of
 from tether.data.table import Notice
-from tether.data.words import listed, nearest
 from tether.errors import ConfigError
+from tether.words import listed, nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

@@ -10,9 +10,9 @@ from torch import Tensor
 from tether.data.noising import noise_record
 from tether.data.splits import split_validation
 from tether.data.table import DataSource, Table
-from tether.data.words import nearest
 from tether.errors import ConfigError
 from tether.optional import require
+from tether.words import nearest
 
 NAMES = ("digits", "digits-few")
 _VALIDATION_SHARE = 0.2

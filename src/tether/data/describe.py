@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tether.data.table import DataSource, Notice, Table
-from tether.data.words import listed, printable
+from tether.words import listed, printable
 
 _MOST_CLASSES = 30
 _KINDS = {"image": "images", "text": "texts", "vector": "rows of numbers"}

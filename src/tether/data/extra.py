@@ -12,9 +12,9 @@ from tether.data.files import SUFFIXES, Columns, read_table, read_text
 from tether.data.folder import read_images
 from tether.data.raw import RawSplit
 from tether.data.table import Notice, Table
-from tether.data.words import listed, nearest
 from tether.errors import ConfigError
 from tether.optional import require
+from tether.words import listed, nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tether.data.words import listed, printable
 from tether.errors import ConfigError
 from tether.optional import require
+from tether.words import listed, printable
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _LONGEST_FIELD = 2**31 - 1  # what a C long holds everywhere

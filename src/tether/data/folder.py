@@ -9,8 +9,8 @@ from pathlib import Path
 from tether.data.images import is_image_name
 from tether.data.raw import RawData, RawSplit, by_split
 from tether.data.table import SPLITS, Notice
-from tether.data.words import listed, printable
 from tether.errors import ConfigError
+from tether.words import listed, printable
 
 LAYOUT = (
     "expected FOLDER/CLASS/image.jpg, or FOLDER/train/CLASS/image.jpg (and validation, test "

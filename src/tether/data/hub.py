@@ -11,9 +11,9 @@ from tether.data.columns import read_columns, separate
 from tether.data.files import Columns
 from tether.data.raw import RawData, by_split
 from tether.data.table import SPLITS, Notice
-from tether.data.words import listed, printable
 from tether.errors import ConfigError
 from tether.optional import require
+from tether.words import listed, printable
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tether.data.table import Table
-from tether.data.words import printable
 from tether.errors import ConfigError, TetherError
+from tether.words import printable
 
 Encode = Callable[[Any], dict[str, Any]]
 

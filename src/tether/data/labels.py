@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tether.data.checks import Problem
 from tether.data.raw import Cell, RawData, RawSplit
-from tether.data.words import listed, printable
 from tether.errors import ConfigError
+from tether.words import listed, printable
 
 _INTEGER = re.compile(r"0|-?[1-9]\d*")
 _WHOLE = re.compile(r"(-?\d+)\.0*")

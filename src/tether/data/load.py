@@ -20,8 +20,8 @@ from tether.data.labels import encode_labels
 from tether.data.raw import RawData, RawSplit, by_split
 from tether.data.splits import limit, split_validation, take_shots
 from tether.data.table import SPLITS, DataSource, Notice, Table
-from tether.data.words import listed, nearest, printable
 from tether.errors import ConfigError
+from tether.words import listed, nearest, printable
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -55,12 +54,6 @@ def like_linear(old: nn.Module, outputs: int) -> nn.Linear:
         )
     with torch.random.fork_rng(devices=()):
         return nn.Linear(old.in_features, outputs, bias=old.bias is not None)
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean a, b?"``, empty where nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def truth(value: Any) -> bool:

@@ -26,7 +26,6 @@ from tether.models.build import (
     seeded,
     shown,
     split_args,
-    suggestion,
 )
 from tether.models.export import facts_of, image_of, save_folder
 from tether.models.folder import plain_state
@@ -34,6 +33,7 @@ from tether.models.hf_inputs import TextEncoder, preprocessing, save_preprocessi
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
 from tether.optional import require
+from tether.words import nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
@@ -127,7 +127,7 @@ def _configuration(transformers: Any, name: str, args: Mapping[str, Any]) -> Any
         known = [k for k in told.to_dict() if not k.startswith("_")]
         wrong = next(iter(unused))
         raise ConfigError(
-            f"hf:{name} has no setting {wrong!r} (model_args){suggestion(wrong, known)}"
+            f"hf:{name} has no setting {wrong!r} (model_args){nearest(wrong, known, most=3)}"
         )
     return told
 

@@ -16,8 +16,8 @@ from tether.data.files import SUFFIXES, Columns, read_table
 from tether.data.load import read_source
 from tether.data.raw import split_of
 from tether.data.table import Notice, Table
-from tether.data.words import nearest
 from tether.errors import ConfigError
+from tether.words import nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig

@@ -13,9 +13,9 @@ from tether.data.table import DataSource
 from tether.errors import ConfigError
 from tether.files import read_json
 from tether.models import hf_models, own_models, timm_models, torchvision_models
-from tether.models.build import suggestion
 from tether.models.export import FACTS, WEIGHTS, model_folder, read_facts
 from tether.models.spec import LoadedModel
+from tether.words import nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
@@ -69,7 +69,7 @@ def load_model(config: TuneConfig, source: DataSource) -> LoadedModel:
         raise ConfigError(f"model {config.model}: the directory {what}")
     if colon:
         raise ConfigError(
-            f"model {config.model!r}: unknown library {prefix!r}{suggestion(prefix, _LOADERS)} "
+            f"model {config.model!r}: unknown library {prefix!r}{nearest(prefix, _LOADERS)} "
             f"(known: {', '.join(_LOADERS)})"
         )
     if config.model.startswith("timm/"):

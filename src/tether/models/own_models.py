@@ -23,7 +23,6 @@ from tether.models.build import (
     like_linear,
     seeded,
     split_args,
-    suggestion,
 )
 from tether.models.cifar_resnet import CifarResNet
 from tether.models.export import WEIGHTS, image_of
@@ -31,6 +30,7 @@ from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.torchvision_models import save_plain
 from tether.models.weights import load_backbone, read_weights
 from tether.optional import require
+from tether.words import nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
@@ -53,7 +53,7 @@ def load(name: str, config: TuneConfig, source: DataSource) -> LoadedModel:
         ConfigError: an unknown name, other data, or a network whose weights were not given.
     """
     if name not in KNOWN:
-        raise ConfigError(f"tether has no network {name!r}{suggestion(name, KNOWN)}")
+        raise ConfigError(f"tether has no network {name!r}{nearest(name, KNOWN, most=3)}")
     args, image_args, pretrained = split_args(config.model_args)
     if args:
         raise ConfigError(f"{name} takes no model_args {', '.join(args)}")
@@ -96,7 +96,7 @@ def load_saved(folder: Path, facts: Mapping[str, Any]) -> LoadedModel:
 def _cifar(name: str, outputs: int, seed: int) -> CifarResNet:
     depth = re.fullmatch(r"cifar_resnet(\d+)", name)
     if depth is None:
-        raise ConfigError(f"tether has no network {name!r}{suggestion(name, KNOWN)}")
+        raise ConfigError(f"tether has no network {name!r}{nearest(name, KNOWN, most=3)}")
     with seeded(seed):
         return CifarResNet(int(depth[1]), outputs)
 

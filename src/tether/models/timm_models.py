@@ -27,13 +27,13 @@ from tether.models.build import (
     seeded,
     shown,
     split_args,
-    suggestion,
 )
 from tether.models.export import FACTS, WEIGHTS, facts_of, image_of, save_folder
 from tether.models.folder import plain_state
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
 from tether.optional import require
+from tether.words import nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
@@ -124,7 +124,7 @@ def _place(timm: Any, name: str) -> str:
         return f"hf-hub:{name}"
     raise ConfigError(
         f"timm has no model {name!r}"
-        + suggestion(plain.partition(".")[0], timm.list_models())
+        + nearest(plain.partition(".")[0], timm.list_models(), most=3)
         + (" (a folder of that name is not there either)" if "." in name else "")
     )
 

@@ -20,13 +20,13 @@ from tether.models.build import (
     fresh_head,
     seeded,
     split_args,
-    suggestion,
 )
 from tether.models.export import WEIGHTS, facts_of, image_of, save_folder
 from tether.models.folder import plain_state
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.weights import load_backbone, read_weights
 from tether.optional import require
+from tether.words import nearest
 
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
@@ -51,7 +51,7 @@ def load(name: str, config: TuneConfig, source: DataSource) -> LoadedModel:
     check_kind(f"torchvision:{name}", ("image",), source)
     known = vision.models.list_models(module=vision.models)
     if name not in known:
-        raise ConfigError(f"torchvision has no classifier {name!r}{suggestion(name, known)}")
+        raise ConfigError(f"torchvision has no classifier {name!r}{nearest(name, known, most=3)}")
     args, image_args, pretrained = split_args(config.model_args)
     entry = _entry(vision, name, args.pop("weights", "DEFAULT"))
     if name in _WITH_AUXILIARY:

@@ -6,7 +6,6 @@ Nothing here imports torch, except :func:`check_methods` when it is called.
 from __future__ import annotations
 
 import copy
-import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from tether.tuning.method_spec import (
 from tether.tuning.options import TuneConfig
 from tether.tuning.stage_spec import StageSpec, normal_stages, stage_configs
 from tether.tuning.table import FIELDS, canonical, entries
+from tether.words import nearest
 
 __all__ = [
     "StageSpec",
@@ -132,8 +132,7 @@ def read_config_file(path: Path) -> dict[Any, Any]:
 
 def _near(path: Path) -> str:
     names = [other.name for other in path.parent.glob("*.*ml")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    return nearest(path.name, names, before=": ")
 
 
 def _read_yaml(text: str, path: Path) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from tether.errors import ConfigError
 from tether.tuning.options import TuneConfig
 from tether.tuning.table import FIELDS, canonical, entries
-from tether.tuning.values import nearest
+from tether.words import nearest
 
 STARTS = ("last", "best", "pretrained")
 RESETS = ("head", "optimizer", "schedule")
@@ -66,8 +66,9 @@ def _normal(given: Any, number: int, where: str) -> dict[str, Any]:
         elif name in FIELDS:
             options[key] = value
         else:
-            known = nearest(name, [*STAGE_OPTIONS, "start_from", "reset"])
-            raise ConfigError(f"unknown key {key!r}{where}: {known}")
+            known = [*STAGE_OPTIONS, "start_from", "reset"]
+            hint = nearest(name, known, before=": ", listing=True)
+            raise ConfigError(f"unknown key {key!r}{where}{hint}")
     return {**entries(options, where, only=STAGE_OPTIONS), **own}
 
 
@@ -92,7 +93,8 @@ def _reset(value: Any, where: str) -> list[str]:
         if name == "weights":
             raise ConfigError(f"reset: for other weights write start_from: pretrained{where}")
         if name not in RESETS:
-            raise ConfigError(f"reset: {name!r} is unknown{where}: {nearest(name, RESETS)}")
+            hint = nearest(name, RESETS, before=": ", listing=True)
+            raise ConfigError(f"reset: {name!r} is unknown{where}{hint}")
     return names
 
 

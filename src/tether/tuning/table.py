@@ -9,7 +9,8 @@ from typing import Any
 from tether.errors import ConfigError
 from tether.tuning.method_spec import normal_methods
 from tether.tuning.options import TuneConfig
-from tether.tuning.values import convert, nearest
+from tether.tuning.values import convert
+from tether.words import nearest
 
 FIELDS: dict[str, Field[Any]] = {field.name: field for field in fields(TuneConfig)}
 ALIASES: dict[str, str] = {
@@ -52,7 +53,8 @@ def entries(
     for key, value in given.items():
         name = canonical(key)
         if name not in FIELDS:
-            raise ConfigError(f"unknown {what} {key!r}{where}: {nearest(name, FIELDS)}")
+            hint = nearest(name, FIELDS, before=": ", listing=True)
+            raise ConfigError(f"unknown {what} {key!r}{where}{hint}")
         if name not in only:
             raise ConfigError(
                 f"{what} {key!r} cannot be set here{where}: it holds for the whole run"

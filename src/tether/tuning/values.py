@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
 from tether.errors import ConfigError
+from tether.words import nearest
 
 _INTEGER = re.compile(r"[-+]?\d+")
 # Unlike YAML 1.1, "1e-3" is a number here.
@@ -20,13 +20,6 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 #: Options that are written with commas; a YAML list says the same.
 JOINED = ("freeze", "text_column", "label_column", "report_to")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What may have been meant, as the end of a message; else all that is known."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 def split_top(text: str, separator: str = ",") -> list[str]:
@@ -163,8 +156,7 @@ def convert(name: str, kind: str, about: Mapping[str, Any], value: Any, where: s
 def out_of_range(value: Any, about: Mapping[str, Any]) -> str:
     """What is wrong with a value of the right type; empty where nothing is."""
     if about.get("choices") and value not in about["choices"]:
-        near = difflib.get_close_matches(str(value), about["choices"], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(str(value), about["choices"])
         return f"must be one of {', '.join(about['choices'])}, got {value!r}{hint}"
     low, high, above = (about.get(key) for key in ("low", "high", "above"))
     if above is not None and not value > above:
