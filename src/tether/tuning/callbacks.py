@@ -139,6 +139,7 @@ class Seal(TrainerCallback):
     ) -> None:  # fmt: skip
         self.trainer, self.keep, self.stopped, self.resumed = trainer, keep, stopped, resumed
         self.identity = identity
+        self._later = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **now: Any) -> None:
         """Give the Trainer its sum back."""
@@ -146,6 +147,19 @@ class Seal(TrainerCallback):
         if manifest is not None:
             self.trainer._tr_loss += manifest["loss_sum"] or 0.0
             self.trainer._globalstep_last_logged = manifest["last_logged"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **now: Any) -> None:
+        """After the last update of an epoch, save only when that epoch has been evaluated.
+
+        A run that goes on from such a checkpoint begins the next epoch.
+        """
+        self._later = control.should_save and ends_epoch(state)
+        control.should_save = control.should_save and not self._later
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **now: Any) -> None:
+        """Save what was put off."""
+        control.should_save = control.should_save or self._later
+        self._later = False
 
     def on_save(self, args: Any, state: Any, control: Any, **now: Any) -> None:
         """After everything of the checkpoint is written."""
@@ -174,6 +188,7 @@ class Stop(TrainerCallback):
 
     def __init__(self) -> None:
         self.signum = 0
+        self._at_end = self._within = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -201,7 +216,16 @@ class Stop(TrainerCallback):
         if distributed() and state.global_step % ASK_EVERY:
             return
         if self.agreed(args.device):
+            self._at_end = ends_epoch(state)
+            self._within = not self._at_end
+            control.should_save = control.should_training_stop = self._within
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **now: Any) -> None:
+        """The Trainer takes an epoch that was broken off for its end: nothing is measured there."""
+        if self._at_end:
             control.should_save = control.should_training_stop = True
+        if self._within:
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def agreed(self, device: Any) -> int:
         """The signal that came on any process, 0 for none; all processes call this."""
@@ -210,6 +234,11 @@ class Stop(TrainerCallback):
             torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
             self.signum = int(seen)
         return self.signum
+
+
+def ends_epoch(state: Any) -> bool:
+    """Whether the update just made is the last one of an epoch, or of all."""
+    return bool(state.global_step >= state.max_steps or float(state.epoch).is_integer())
 
 
 def better(metric: str, value: float, best: float | None) -> bool:

@@ -31,7 +31,7 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
     sizes = {}
     for path in sorted(folder.rglob("*")):
         sync_file(path)
-        if path.is_file():
+        if path.is_file() and path.name != MANIFEST:
             sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
     sync_file(folder)
     sync_file(folder.parent)

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 
 from tether.engine.state import distributed
 from tether.errors import ConfigError, Interrupted, TetherError
+from tether.files import read_rows, write_rows
+from tether.losses import TaskLoss
 from tether.tuning.arguments import metric_name, training_arguments
 from tether.tuning.assembly import Assembly
 from tether.tuning.checkpoints import newest, read_manifest
-from tether.files import read_rows, write_rows
 from tether.tuning.metrics import score
 from tether.tuning.weights import load_weights, read_about, save_weights
 
@@ -68,7 +69,7 @@ class Stage:
         self._progress = progress() if show else None
         self._callbacks = [*callbacks, *([self._progress] if self._progress else [])]
         #: What a checkpoint must agree with.
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "data": dict(assembly.source.fingerprints),
             "processes": self._processes(),
         }
@@ -209,7 +210,13 @@ class Stage:
     # -- scores ----------------------------------------------------------------------------------
 
     def _score(self, predicted: Any) -> dict[str, float]:
-        return score(self.assembly.source.task, first(predicted.predictions), predicted.label_ids)
+        logits, labels = first(predicted.predictions), predicted.label_ids
+        found = score(self.assembly.source.task, logits, labels)
+        if self.assembly.loss != "model":  # the Trainer's counts rows that fill up a last batch
+            loss = TaskLoss(self.assembly.loss)
+            rows = torch.as_tensor(logits).float()
+            found["loss"] = float(loss.mean(rows, loss.check(rows, torch.as_tensor(labels))))
+        return found
 
     def _numbers(self) -> dict[str, float]:
         """What the methods measure, one number each."""

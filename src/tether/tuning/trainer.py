@@ -6,12 +6,14 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer
 
 from tether.integrations.hf import TetherMixin
+from tether.tuning.checkpoints import MANIFEST
 from tether.tuning.options import TuneConfig
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -73,15 +75,17 @@ class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's; what torch says of a write that failed becomes an ``OSError``."""
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.args.process_index == 0:
+            (folder / MANIFEST).unlink(missing_ok=True)  # of an older one of this name
         try:
             super()._save_checkpoint(*args, **kwargs)
         except RuntimeError as error:
             if not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter")):
                 raise
-            folder = str(self.args.output_dir)
-            full = shutil.disk_usage(folder).free < LITTLE
+            full = shutil.disk_usage(folder.parent).free < LITTLE
             number = errno.ENOSPC if full else errno.EIO  # torch does not tell
-            raise OSError(number, os.strerror(number), folder) from error
+            raise OSError(number, os.strerror(number), str(folder)) from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The weights in the order of their dimensions, as safetensors takes them."""
