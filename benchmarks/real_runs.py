@@ -3,8 +3,8 @@
 Needs the data and weights that ``TETHER_SHARED`` names (see ``docs/results/real_runs.md``). Every
 run is a ``tether.tune`` in one thread; finished runs are kept in a file and not repeated. The
 learning rate of plain fine-tuning is chosen on seed 100 by the validation accuracy of the last
-epoch, and the methods take it over; their own settings were fixed beforehand after a handful of
-runs on that seed. Results are on seeds 0, 1, 2.
+epoch, and the methods take it over; so is the weight of ELR, out of two. Other settings were fixed
+beforehand after a handful of runs on that seed. Results are on seeds 0, 1, 2.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def candidates(case: Case, rate: float) -> dict[str, list[dict[str, Any]]]:
             with_method(f"distance_constraint:radius={case.radius:g},ratio=true")
         ],
         "adarand": [with_method("adarand:weight=1.0")],
-        "elr": [with_method("elr:weight=7.0")],
+        "elr": [with_method(f"elr:weight={weight}") for weight in (7.0, 3.0)],
         # the defaults of RegSL are for 30 epochs and more: here training is shorter
         "regsl": [
             with_method(regsl + "reweighting_start_epoch=3,correction_start_epoch=5,threshold=0.8")
@@ -180,8 +180,10 @@ def read(path: Path) -> Iterator[Job]:
         yield from map(json.loads, path.read_text().splitlines())
 
 
-def choose(case: Case, noise: str, workers: int, path: Path) -> dict[str, dict[str, Any]]:
-    """Settings of every method, chosen on a seed of their own."""
+def choose(
+    case: Case, noise: str, workers: int, path: Path, only: list[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Settings of every method, or of some, chosen on a seed of their own."""
 
     def best(tried: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
         fixed = {method: several[0] for method, several in tried.items() if len(several) == 1}
@@ -200,7 +202,8 @@ def choose(case: Case, noise: str, workers: int, path: Path) -> dict[str, dict[s
         return found
 
     plain = best({PLAIN: [{"lr": rate, "methods": []} for rate in case.rates]})
-    return plain | best(candidates(case, plain[PLAIN]["lr"]))
+    tried = candidates(case, plain[PLAIN]["lr"])
+    return plain | best({name: own for name, own in tried.items() if not only or name in only})
 
 
 def main() -> int:
@@ -219,7 +222,7 @@ def main() -> int:
         jobs = []
         for noise in options.noises:
             model = by_name[case.like or name]
-            chosen = choose(model, noise, options.workers, options.output)
+            chosen = choose(model, noise, options.workers, options.output, options.methods)
             jobs += [
                 {"case": name, "noise": noise, "method": method, "seed": seed,
                  "settings": {**case.settings, **own}}
