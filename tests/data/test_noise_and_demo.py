@@ -20,7 +20,7 @@ def test_only_training_labels_become_wrong(tmp_path):
     assert (noisy.tables["validation"].labels == plain.tables["validation"].labels).all()
     assert noisy.fingerprints == plain.fingerprints
     assert any("40.0% of the training labels are wrong" in line for line in describe(noisy))
-    other = load_data(config(path, noise="symmetric:0.4", seed=7), split_seed=42)
+    other = load_data(config(path, noise="symmetric:0.4", seed=7))
     assert (other.tables["train"].labels != train.labels).any()
 
 
@@ -75,7 +75,7 @@ def test_the_digits_are_those_of_the_demo():
     np.testing.assert_allclose(shares[0] / (shares[0] + shares[1]), 0.2, atol=0.03)
     assert not set(held_out[0].ids) & set(held_out[1].ids)
     assert train.inputs[0].dtype == np.float32 and train.inputs[0].shape == (64,)
-    again = load_data(config("demo:digits", seed=3), split_seed=5)
+    again = load_data(config("demo:digits", seed=3))
     assert again.fingerprints == source.fingerprints
     item = KeyedDataset(train, lambda row: {"x": row}, seed=0, train=True)[0]
     assert item["labels"] == train.labels[0]

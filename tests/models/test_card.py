@@ -12,8 +12,10 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from tether.catalogue import method_info
 from tether.models.card import CardFacts, CardMethod, card, escaped, without_folders, write_card
 
+L2_SP = method_info("l2_sp")
 NASTY = [
     "a|b", "<script>alert(1)</script>", "[x](javascript:alert(1))", "`code`", "*b* _i_ ~s~",
     "line\nbreak", "![i](http://x/y.png)", "https://evil.example/x", "<!-- c", "\\", "&lt;", "# h",
@@ -47,7 +49,7 @@ def facts(**changes: Any) -> CardFacts:
         "name": "run-1", "base_model": "timm:resnet18", "library": "timm", "kind": "image",
         "task": "single_label", "class_names": ["cat", "dog"], "data": "pets",
         "counts": {"train": 1200, "validation": 300},
-        "methods": [CardMethod.named("l2_sp", {"alpha": 0.1})],
+        "methods": [CardMethod("l2_sp", L2_SP.summary, L2_SP.paper, {"alpha": 0.1})],
         "settings": "model: timm:resnet18\n", "metric": "accuracy", "exported": "best",
         "last": {"validation": {"accuracy": 0.5, "loss": 1.0}},
         "best": {"validation": {"accuracy": 0.75}},

@@ -27,31 +27,30 @@ if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
 
 
-def load_data(config: TuneConfig, *, split_seed: int | None = None) -> DataSource:
+def load_data(config: TuneConfig) -> DataSource:
     """Read the data that the options name, check them, and make what is missing of their splits.
 
     Args:
         config: ``data`` and the options of the group Data are read; also ``noise``, ``shots``,
             ``limit_train``, ``seed``, ``unlabelled`` and ``pairs``.
-        split_seed: which samples validate and which are kept by ``shots`` and ``limit_train``
-            follows from it; by default from ``seed``. Noise always follows from ``seed``.
 
     Raises:
         ConfigError: the data are not there or cannot be used as asked; says what to do.
     """
-    seed = config.seed if split_seed is None else split_seed
     if config.data.startswith("demo:"):
         source, keys = _demo(config)
     else:
         source, keys = _read(config)
     tables, task = source.tables, source.task
     if "validation" not in tables:
-        train, validation = split_validation(tables["train"], task, config.validation_share, seed)
+        train, validation = split_validation(
+            tables["train"], task, config.validation_share, config.seed
+        )
         rest = {name: table for name, table in tables.items() if name != "train"}
         source.tables = tables = {"train": train, "validation": validation, **rest}
         what = f"{len(validation)} training samples were set aside: there is no validation split"
         source.notices.append(Notice("made_validation", "validation", len(validation), what))
-    _fewer(source, config, seed)
+    _fewer(source, config)
     if keys:
         source.notices += duplicates(source.kind, tables, keys)
     if config.noise:
@@ -228,8 +227,8 @@ def _check_classes(source: DataSource) -> None:
             source.notices.append(Notice(kind, "train", len(names), what, names[:5]))
 
 
-def _fewer(source: DataSource, config: TuneConfig, seed: int) -> None:
-    train = source.tables["train"]
+def _fewer(source: DataSource, config: TuneConfig) -> None:
+    train, seed = source.tables["train"], config.seed
     if config.shots:
         train = take_shots(train, source.task, config.shots, seed)
         assert train.labels is not None

@@ -47,18 +47,6 @@ class CardMethod:
     paper: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def named(cls, name: str, options: Mapping[str, Any]) -> CardMethod:
-        """Summary and paper from the register.
-
-        Raises:
-            ValueError: no such method.
-        """
-        from tether.catalogue import method_info
-
-        info = method_info(name)
-        return cls(name, info.summary, info.paper, options)
-
 
 @dataclass
 class CardFacts:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from tether.engine.layers import weight_refs
 from tether.engine.reference import canonical
@@ -41,18 +40,6 @@ class FreezeReport:
     frozen: list[str] = field(default_factory=list)
     trainable: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
-    _parameters: list[nn.Parameter] = field(default_factory=list, repr=False)
-    _layers: list[nn.Module] = field(default_factory=list, repr=False)
-    _handle: RemovableHandle | None = field(default=None, repr=False)
-
-    def remove(self) -> None:
-        """Let everything move again."""
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-        self._parameters = []
 
 
 def freeze(
@@ -112,16 +99,16 @@ def freeze(
     for ref in refs:
         if ref.name in chosen and ref.param.requires_grad:
             ref.param.requires_grad_(False)
-            report._parameters.append(ref.param)
         (report.trainable if ref.param.requires_grad else report.frozen).append(ref.name)
+    still: list[nn.Module] = []
     for name, layer in layers.items():
         own = [p.requires_grad for p in layer.parameters(recurse=False)]
         rests = not any(own) if own else name in bare
         if norm == "all" or (norm == "auto" and rests):
             report.still.append(name)
-            report._layers.append(layer)
-    if report._layers:
-        report._handle = model.register_forward_pre_hook(_Still(report._layers))
+            still.append(layer)
+    if still:
+        model.register_forward_pre_hook(_Still(still))
     return report
 
 

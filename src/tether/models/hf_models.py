@@ -92,7 +92,7 @@ def load(name: str, config: TuneConfig, source: DataSource) -> LoadedModel:
         image = adjusted(image, image_args, size=config.image_size)
     loaded = _loaded(model, f"hf:{shown(name)}", head, source.task, source.class_names, tokenizer,
                      image, config.max_length)  # fmt: skip
-    loaded.keys, loaded.source_head, loaded.head_kept = keys, source_head, kept
+    loaded.keys, loaded.source_head = keys, source_head
     return loaded
 
 

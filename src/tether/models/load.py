@@ -39,7 +39,7 @@ def load_model(config: TuneConfig, source: DataSource) -> LoadedModel:
     ``model/``).
 
     The new head follows from ``config.seed`` alone: weights N(0, 0.02²), bias zero. A head whose
-    class names are exactly the data's, in their order, is kept instead (``head_kept``); any
+    class names are exactly the data's, in their order, is kept instead (no ``keys.head``); any
     other goes to ``source_head``. The global random state is left as it was.
 
     Args:
@@ -120,5 +120,5 @@ def _exported(folder: Path, config: TuneConfig, source: DataSource) -> LoadedMod
         keys, state = loaded.keys, load_file(folder / WEIGHTS)
         loaded.model.load_state_dict({k: state[k] for k in keys.head}, strict=False)
         keys.taken, keys.head, keys.discarded = keys.taken + keys.head, [], []
-        loaded.head_kept, loaded.source_head = True, None
+        loaded.source_head = None
     return loaded

@@ -68,7 +68,6 @@ class LoadedModel:
         image: how images are preprocessed.
         keys: which keys of a weights file were taken.
         source_head: the discarded pretrained head, where the file had one.
-        head_kept: the model's own head was kept, since its classes are exactly the data's.
         task: ``"single_label"``, ``"multi_label"`` or ``"regression"``.
         class_names: what the outputs stand for, in order.
         save: writes the folder that loads without tether.
@@ -88,6 +87,5 @@ class LoadedModel:
     image: ImagePreprocess | None = None
     keys: KeyReport | None = None
     source_head: nn.Module | None = None
-    head_kept: bool = False
     task: str = "single_label"
     class_names: list[str] = field(default_factory=list)

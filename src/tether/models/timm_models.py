@@ -93,7 +93,7 @@ def load(name: str, config: TuneConfig, source: DataSource) -> LoadedModel:
         source.task,
         source.class_names,
     )
-    loaded.keys, loaded.source_head, loaded.head_kept = keys, source_head, kept
+    loaded.keys, loaded.source_head = keys, source_head
     return loaded
 
 
