@@ -145,7 +145,7 @@ class Seal(TrainerCallback):
         """Give the Trainer its sum back."""
         manifest = self.resumed()
         if manifest is not None:
-            self.trainer._tr_loss += manifest["loss_sum"] or 0.0
+            self.trainer._tr_loss += manifest["loss_sums"][args.process_index] or 0.0
             self.trainer._globalstep_last_logged = manifest["last_logged"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **now: Any) -> None:
@@ -173,7 +173,7 @@ class Seal(TrainerCallback):
                 "step": state.global_step,
                 "finished": stopped or state.global_step >= state.max_steps,
                 "stopped": stopped,
-                "loss_sum": float(losses.mean()),
+                "loss_sums": losses.flatten().tolist(),  # of each process
                 "last_logged": self.trainer._globalstep_last_logged,
                 **self.identity,
             }

@@ -192,8 +192,10 @@ def dump_config(config: TuneConfig) -> str:
     import yaml
 
     values = {name: _plain(name, getattr(config, name)) for name in FIELDS}
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-    return str(text)
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    if any(sign in text for sign in "\x85\u2028\u2029"):  # YAML takes them for ends of lines
+        text = yaml.safe_dump(values, sort_keys=False, width=100)
+    return text
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -34,7 +34,7 @@ def export(
     for split, values in logits.items() if main else ():
         write_predictions(
             run / f"predictions-{split}.csv", source.tables[split], values, source.class_names,
-            source.task,
+            source.task, separator=config.label_separator or ";",
         )  # fmt: skip
     if config.export == "none":
         return
