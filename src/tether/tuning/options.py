@@ -84,7 +84,7 @@ class TuneConfig:
     shots: int = option(0, "keep this many training samples a class; 0: all", low=0)
     limit_train: int = option(0, "keep this many training samples; 0: all", low=0)
     augment: str = option(
-        "default", "random changes of training images",
+        "default", "changes of training images",
         choices=("default", "none", "light", "colour", "randaugment"),
     )  # fmt: skip
     precision: str = option("fp32", "numbers in the forward", choices=("fp32", "bf16", "fp16"))
