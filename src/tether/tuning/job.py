@@ -62,6 +62,7 @@ def tune(
         ... })
         >>> sorted(result.last)
         ['test', 'validation']
+        >>> run.cleanup()
     """
     config = load_config(config)
     check_complete(config)
