@@ -10,7 +10,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def page(document: Row) -> str:
         "`python -m benchmarks.real_runs`; all rows stand in `benchmarks/results/real_runs.json`.",
         "",
         f"**Machine.** {where}. Every run has one thread, and two run side by side; seconds are "
-        "those of training and its evaluations.",
+        "those of training and its evaluations, on a machine that did other work beside; runs that "
+        "were held up for long have none.",
         "",
         "**Models.** Images: MobileNetV2 with ImageNet weights and a new head. Texts: the sentence "
         "encoder MiniLM (all-MiniLM-L6-v2) with a new head. Every run is a `tether tune`.",
@@ -100,7 +101,7 @@ def _section(
                 _short(line.settings, shared.settings, own=line is shared),
                 _spread(line.scores("last")),
                 _spread(line.scores("best")),
-                f"{statistics.fmean(row['seconds'] for row in line.runs.values()):.0f}",
+                _seconds(line.runs.values()),
                 "" if gap is None else str(gap),
             )
         )
@@ -244,6 +245,11 @@ def make_document(rows: list[Row]) -> Row:
                 raise ValueError(f"{row['case']}: {key}={value} names a place of this machine")
     machine = describe_machine("timm", "transformers")
     return {"machine": machine, "seeds": SEEDS, "tuning_seed": TUNING_SEED, "rows": rows}
+
+
+def _seconds(rows: Iterable[Mapping[str, Any]]) -> str:
+    known = [row["seconds"] for row in rows if row["seconds"] is not None]
+    return f"{statistics.fmean(known):.0f}" if known else "–"
 
 
 def main() -> int:
