@@ -59,7 +59,7 @@ class StoredImage:
             place = Path(os.path.normpath(root / path))
             if place.is_relative_to(root):
                 return place
-        raise OSError(f"it names the file {path}, which lies outside the data set")
+        raise OSError(f"it names a file outside the data set, {Path(path).name}")
 
 
 def is_image_name(name: str) -> bool:
