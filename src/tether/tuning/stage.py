@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,7 +130,7 @@ class Stage:
             Interrupted: a signal came; a checkpoint was saved.
         """
         checkpoint = self._find_checkpoint()
-        self._cut_metrics(checkpoint)
+        self._cut_metrics()
         try:
             with self.stop.listening():
                 self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -190,11 +189,9 @@ class Stage:
                 "--overwrite"
             )
 
-    def _cut_metrics(self, checkpoint: Path | None) -> None:
+    def _cut_metrics(self) -> None:
         """Drop the rows of what is trained again, and take up the time of those that stay."""
-        path, at = self.run / METRICS_FILE, 0
-        if checkpoint is not None:
-            at = int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+        path, at = self.run / METRICS_FILE, self._manifest["step"] if self._manifest else 0
         last = int(self.before["steps"]) + at
         rows = [
             row for row in read_rows(path)
