@@ -43,6 +43,9 @@ GROUPS = {
     "models": Group(("tests/models",), PARALLEL),
     "cli": Group(("tests/cli",), PARALLEL),
     "tuning": Group(("tests/tuning",), PARALLEL),
+    "diagnose": Group(("tests/diagnose",), PARALLEL),
+    "compare": Group(("tests/compare",), PARALLEL),
+    "labels": Group(("tests/labels",), PARALLEL),
     "demo": Group(("tests/demo", "tests/benchmarks"), PARALLEL),
     "report": Group(("tests/report",), PARALLEL),
     "docs": Group(
