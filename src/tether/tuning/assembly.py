@@ -78,7 +78,7 @@ class Assembly:
 
 def assemble(
     config: TuneConfig, *, start: Path | None = None, start_classes: Sequence[str] = (),
-    new_head: bool = False,
+    new_head: bool = False, source: DataSource | None = None,
 ) -> Assembly:  # fmt: skip
     """Read the data, load the model, make the methods.
 
@@ -87,12 +87,13 @@ def assemble(
         start: weights of the stage before, to begin with.
         start_classes: what the outputs of its head stood for.
         new_head: leave the head as it was drawn anew; so it is, too, where the classes differ.
+        source: data that were read already, in place of those that the settings name.
 
     Raises:
         ConfigError: something in the settings does not fit.
     """
     methods = make_methods(config)
-    source = load_data(config)
+    source = load_data(config) if source is None else source
     loaded = load_model(config, source)
     if start is not None:
         new_head = new_head or source.class_names != list(start_classes)
