@@ -117,6 +117,10 @@ class TuneConfig:
     label_separator: str = option(
         ";", "between the labels of a multi-label cell", group="Data", metavar="SIGN"
     )
+    true_label_column: str = option(
+        "", "column of labels known to be right, for experiments: nothing is trained on them",
+        group="Data", metavar="NAME",
+    )  # fmt: skip
     domain_column: str = option(
         "", "column that says where a sample comes from", group="Data", metavar="NAME"
     )
@@ -211,6 +215,9 @@ class TuneConfig:
         "best", "which weights go to RUN/model", group="Output", choices=("best", "last", "none"),
         settings=False,
     )  # fmt: skip
+    record: bool = option(
+        True, "keep what training says of each sample, for tether labels find", group="Output"
+    )
     report_to: str = option(
         "none", "none, tensorboard, wandb, mlflow, trackio; several separated by commas",
         group="Output", metavar="TRACKER", settings=False,

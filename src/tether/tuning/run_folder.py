@@ -23,7 +23,7 @@ DONE, FAILED = "DONE", "FAILED"
 #: All that a run writes into its folder, the lock left out.
 OURS = (
     CONFIG_NAME, RESULT_FILE, DONE, FAILED, "environment.json", "progress.json", "run.log",
-    "metrics.jsonl", "checkpoints", "model", "predictions-*.csv",
+    "metrics.jsonl", "checkpoints", "model", "predictions-*.csv", "labels",
 )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ class Stage:
             compute_metrics=self._score,
             callbacks=[EpochKeys(made.train, self.sampler), self.watch, self.stop,
                        *self._callbacks],
-            tether_methods=made.methods,
+            tether_methods=[*made.methods, *self._record()],
             tether_options=options,
             config=config,
             head=made.loaded.head,
@@ -122,6 +122,15 @@ class Stage:
             )
         )  # fmt: skip
         return trainer
+
+    def _record(self) -> list[Any]:
+        """What keeps the signals of each sample, where the labels are classes."""
+        from tether.labels.record import fits, recorder
+
+        made = self.assembly
+        if not made.config.record or not fits(made.source, made.loss):
+            return []
+        return [recorder(self.run, made.source)]
 
     def train(self) -> None:
         """Train to the end, from the newest complete checkpoint where there is one.

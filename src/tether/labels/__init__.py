@@ -1,0 +1,1 @@
+"""Finding wrong labels in one's own data, and acting on them."""
