@@ -71,7 +71,7 @@ def predict(
     folder = model_folder(run)
     config = _config(folder, overrides or {})
     loaded = load_exported(folder)
-    table, given, notices = _read(str(data), loaded, config)
+    table, given, notices = read_for_model(str(data), loaded, config)
     for notice in notices:
         few = ", ".join(notice.examples)
         warnings.warn(f"{notice.count} {notice.what}: {few}", stacklevel=2)
@@ -117,7 +117,21 @@ def _config(folder: Path, overrides: Mapping[str, Any]) -> TuneConfig:
 Found = tuple[Table, "list[str] | None", list[Notice]]
 
 
-def _read(data: str, loaded: LoadedModel, config: TuneConfig) -> Found:
+def read_for_model(data: str, loaded: LoadedModel, config: TuneConfig) -> Found:
+    """Samples that a model reads, with or without labels.
+
+    Args:
+        data: as in :func:`predict`.
+        loaded: the model.
+        config: the options on reading are read.
+
+    Returns:
+        the table, without labels; the labels as they are written in the data, None without any;
+        and what was noticed.
+
+    Raises:
+        ConfigError: no such data, or the model cannot read them.
+    """
     path = Path(data).expanduser()
     if path.is_file() or (path.is_dir() and _has_images(path)):
         return read_inputs(path, loaded.kind, config, class_names=loaded.class_names)

@@ -109,7 +109,7 @@ class OpenedRun:
         """
         made = self._parts[0]
         model = made.loaded.model
-        fill(model, self._tensors(), f"the {self.weights} weights of run {self.path}")
+        fill(model, self.tensors(), f"the {self.weights} weights of run {self.path}")
         model.eval()
         return made
 
@@ -138,12 +138,16 @@ class OpenedRun:
         except ConfigError as error:
             raise ConfigError(f"run {self.path} cannot be put together again: {error}") from error
         if self._data is None:
-            self._check_data(made.source)
+            self.check_data(made.source)
         reference = {n: t.detach().clone() for n, t in named_tensors(made.loaded.model)}
         return made, reference
 
-    def _check_data(self, source: DataSource) -> None:
-        """Rows mean something else where the data are not those that the run saw."""
+    def check_data(self, source: DataSource) -> None:
+        """Refuse data that are not those which the run saw: rows mean something else there.
+
+        Raises:
+            ConfigError: a split has changed.
+        """
         before = self.fingerprints
         changed = [n for n, now in source.fingerprints.items() if before.get(n, now) != now]
         if changed:
@@ -164,7 +168,12 @@ class OpenedRun:
         root = self.path / "checkpoints"
         return root if len(stages) == 1 else root / f"stage-{len(stages)}"
 
-    def _tensors(self) -> Mapping[str, Tensor]:
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The weights that were asked for, by name.
+
+        Raises:
+            ConfigError: the run kept no such weights.
+        """
         if self.weights == "exported":
             return load_exported(self.path).model.state_dict()
         if self.weights == "last" and self.config.export == "last":
