@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from tether.tuning.stage import METRICS_FILE, Stage, wait
 from tether.tuning.stage_spec import StageSpec, stage_configs
 
 logger = logging.getLogger("tether.tune")
+#: Is shown the data, and ``{"last" | "best": {split: logits}}``.
+Seen = Callable[[Any, dict[str, dict[str, Any]]], None]
 NOTHING = {"epochs": 0.0, "steps": 0.0, "seconds": 0.0}
 
 
@@ -64,10 +66,35 @@ def tune(
         ['test', 'validation']
         >>> run.cleanup()
     """
+    return fine_tune(config, resume=resume, overwrite=overwrite, callbacks=callbacks, show=show)
+
+
+def fine_tune(
+    config: TuneConfig | Mapping[str, Any] | str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Any] = (),
+    show: bool = False,
+    test: bool = True,
+    seen: Seen | None = None,
+) -> Result:
+    """:func:`tune`, with what only a comparison asks of a run.
+
+    Args:
+        config: see :func:`tune`, as for the options up to ``show``.
+        resume: see there.
+        overwrite: see there.
+        callbacks: see there.
+        show: see there.
+        test: whether the test split is scored; where settings are tuned it is not.
+        seen: is called with the data, and the logits of the last and of the best weights, before
+            the run counts as complete.
+    """
     config = load_config(config)
     check_complete(config)
     folder = RunFolder(folder_of(config), config, resume=resume, overwrite=overwrite)
-    job = _Job(config, folder, callbacks, show)
+    job = _Job(config, folder, callbacks, show, test, seen)
     if job.main:
         folder.check()
     if resume and folder.finished:
@@ -90,9 +117,12 @@ class _Job:
     """A run on one process: its stages, one after another."""
 
     def __init__(
-        self, config: TuneConfig, folder: RunFolder, callbacks: Sequence[Any], show: bool
-    ) -> None:
+        self, config: TuneConfig, folder: RunFolder, callbacks: Sequence[Any], show: bool,
+        test: bool = True, seen: Seen | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.folder, self.callbacks = config, folder, callbacks
+        self.skip: tuple[str, ...] = () if test else ("test",)
+        self.seen = seen
         self.main = int(os.environ.get("RANK", "0")) == 0
         self.show = show and self.main
         self.stages = stage_configs(config)
@@ -171,18 +201,20 @@ class _Job:
         self._say(stage)
         stage.train()
         done = dict(stage.done)
-        last, last_logits = stage.scores()
+        last, last_logits = stage.scores(self.skip)
         keep = stage.root / "last.safetensors"
         if self.config.export == "last":
             stage.keep_weights(keep)
         best_epoch = stage.use_best()
-        best, best_logits = stage.scores() if best_epoch else (last, last_logits)
+        best, best_logits = stage.scores(self.skip) if best_epoch else (last, last_logits)
         if self.config.export == "last":
             stage.use(keep)
             wait()
             if self.main:
                 keep.unlink(missing_ok=True)
         stage.finish()
+        if self.seen is not None and self.main:
+            self.seen(stage.assembly.source, {"last": last_logits, "best": best_logits})
         result = Result(
             run_dir=str(self.folder.path),
             metric=stage.metric,

@@ -63,7 +63,7 @@ class RunFolder:
             raise ConfigError("--resume and --overwrite contradict each other: give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"output folder {self.path}: there is a file of this name")
-        if self._in_use():
+        if self._lock is None and in_use(self.path):
             raise ConfigError(f"output folder {self.path}: another run is writing to it")
         if not self.resume and not self.overwrite and self._contents():
             raise ConfigError(
@@ -129,15 +129,9 @@ class RunFolder:
     def _contents(self) -> list[str]:
         return [n for n in os.listdir(self.path) if n != LOCK_FILE] if self.path.is_dir() else []
 
-    def _in_use(self) -> bool:
-        if not (self.path / LOCK_FILE).exists() or self._lock is not None:
-            return False
-        with open(self.path / LOCK_FILE, "a") as file:
-            return not _locked(file)
-
     def _take_lock(self) -> None:
         self._lock = open(self.path / LOCK_FILE, "a")  # noqa: SIM115  (held until close)
-        if not _locked(self._lock):
+        if not locked(self._lock):
             self.close()
             raise ConfigError(f"output folder {self.path}: another run is writing to it")
 
@@ -153,7 +147,15 @@ class RunFolder:
                 inside.unlink()
 
 
-def _locked(file: IO[str]) -> bool:
+def in_use(path: Path) -> bool:
+    """Whether a process has a folder's lock."""
+    if not (path / LOCK_FILE).exists():
+        return False
+    with open(path / LOCK_FILE, "a") as file:
+        return not locked(file)
+
+
+def locked(file: IO[str]) -> bool:
     """Take the lock of an open file for as long as it is open; False where another has it."""
     try:
         import fcntl

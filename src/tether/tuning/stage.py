@@ -234,19 +234,23 @@ class Stage:
             if isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0
         }
 
-    def scores(self) -> tuple[Scores, dict[str, NDArray[Any]]]:
-        """Every split's metrics with the weights that the model holds, and the logits."""
+    def scores(self, skip: Sequence[str] = ()) -> tuple[Scores, dict[str, NDArray[Any]]]:
+        """Every split's metrics with the weights that the model holds, and the logits.
+
+        Args:
+            skip: splits that are left alone.
+        """
         found: Scores = {}
         logits = {}
         for name, data in self.assembly.splits.items():
-            if data.table.labels is None:
+            if data.table.labels is None or name in skip:
                 continue
             output = self.trainer.predict(data, metric_key_prefix=name)
-            skip = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+            drop = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
             short = {
                 key.removeprefix(f"{name}_"): float(value) for key, value in output.metrics.items()
             }
-            found[name] = {key: value for key, value in short.items() if key not in skip}
+            found[name] = {key: value for key, value in short.items() if key not in drop}
             logits[name] = first(output.predictions)
         return found, logits
 
