@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tether.data.images import content_hash, examine_all
 from tether.data.raw import RawSplit
 from tether.data.table import Notice, Table
@@ -15,6 +17,7 @@ from tether.words import printable
 WORDS = {
     "bad_image": "unreadable images",
     "empty_text": "empty texts",
+    "bad_numbers": "rows with NaN or infinity",
     "missing_label": "samples without a label",
     "large_label": "samples with a label too large for 32-bit numbers",
     "unknown_label": "samples with a label that training does not have",
@@ -40,13 +43,20 @@ def examine_inputs(kind: str, inputs: Sequence[Any]) -> tuple[list[bytes], list[
     """A hash of every input's content, and what is wrong with some of them.
 
     Args:
-        kind: ``"image"`` or ``"text"``.
+        kind: ``"image"``, ``"text"`` or ``"vector"``.
         inputs: images are decoded to their end.
     """
     if kind == "image":
         found = examine_all(inputs)
         problems = [Problem("bad_image", i, why) for i, (_, why) in enumerate(found) if why]
         return [key for key, _ in found], problems
+    if kind == "vector":
+        problems = [
+            Problem("bad_numbers", i, "it holds NaN or infinity")
+            for i, row in enumerate(inputs)
+            if not np.isfinite(row).all()
+        ]
+        return [content_hash(np.asarray(row).tobytes()) for row in inputs], problems
     problems = [
         Problem("empty_text", i, "it is empty")
         for i, text in enumerate(inputs)

@@ -45,12 +45,14 @@ class Choice:
         inputs: one column, or two of sentence pairs.
         labels: the label columns.
         domain: the column of domains, or "".
+        true: the column of labels that are known to be right, or "".
     """
 
     kind: str
     inputs: tuple[str, ...]
     labels: tuple[str, ...] = ()
     domain: str = ""
+    true: str = ""
 
 
 def read_columns(tables: dict[str, Columns], config: TuneConfig, *, labels: bool = True) -> RawData:
@@ -72,14 +74,15 @@ def read_columns(tables: dict[str, Columns], config: TuneConfig, *, labels: bool
     notices: list[Notice] = []
     splits = {}
     for split, columns in tables.items():
-        for name in (*choice.inputs, *([choice.domain] if choice.domain else [])):
+        true = choice.true if split == "train" else ""
+        for name in (*choice.inputs, *(n for n in (choice.domain, true) if n)):
             named(columns, name, "")
         labelled = all(name in columns.names for name in choice.labels)
         if not labelled and split != "test":
             missing = next(name for name in choice.labels if name not in columns.names)
             raise ConfigError(f"{columns.name} has no column {missing!r}; it has {_all(columns)}")
         if len(columns) or split == "train":
-            splits[split] = take(columns, choice, labelled)
+            splits[split] = take(columns, replace(choice, true=true), labelled)
         else:
             what = f"{columns.name} holds no rows: taken as not there"
             notices.append(Notice("empty_split", split, 0, what))
@@ -90,7 +93,7 @@ def _without_need(tables: dict[str, Columns], config: TuneConfig) -> RawData:
     """Inputs to predict, with the labels of those splits that have some."""
     first = tables["train"] if "train" in tables else next(iter(tables.values()))
     there = ",".join(label_columns(first, (), config)) if config.label_column else ""
-    choice = choose(first, replace(config, label_column=there, domain_column=""), labels=False)
+    choice = choose(first, _without(config, there), labels=False)
     splits = {}
     for split, columns in tables.items():
         for name in choice.inputs:
@@ -98,6 +101,11 @@ def _without_need(tables: dict[str, Columns], config: TuneConfig) -> RawData:
         mine = replace(choice, labels=label_columns(columns, choice.inputs, config))
         splits[split] = take(columns, mine, labelled=bool(mine.labels))
     return RawData(choice.kind, splits, list(label_columns(first, choice.inputs, config)))
+
+
+def _without(config: TuneConfig, labels: str) -> TuneConfig:
+    """The options without columns that prediction does not look at."""
+    return replace(config, label_column=labels, domain_column="", true_label_column="")
 
 
 def label_columns(columns: Columns, inputs: Sequence[str], config: TuneConfig) -> tuple[str, ...]:
@@ -140,9 +148,13 @@ def choose(columns: Columns, config: TuneConfig, *, labels: bool = True) -> Choi
     """
     if config.text_column and config.image_column:
         raise ConfigError("options text_column and image_column: give one, texts or images")
-    domain = named(columns, config.domain_column, "domain_column") if config.domain_column else ""
+    domain, true = (
+        named(columns, name, option) if name else ""
+        for name, option in ((config.domain_column, "domain_column"),
+                             (config.true_label_column, "true_label_column"))
+    )  # fmt: skip
     told = several(columns, config.label_column, "label_column") if config.label_column else ()
-    taken = {*told, domain}
+    taken = {*told, domain, true}
     if config.text_column:
         kind, inputs = "text", several(columns, config.text_column, "text_column")
         if len(inputs) > 2:
@@ -154,7 +166,7 @@ def choose(columns: Columns, config: TuneConfig, *, labels: bool = True) -> Choi
     if not labels:
         return Choice(kind, inputs, (), domain)
     if not told:
-        left = [n for n in columns.names if n not in inputs and n != domain]
+        left = [n for n in columns.names if n not in inputs and n not in (domain, true)]
         label = _first(left, LABELS)
         if label is None:
             raise ConfigError(
@@ -164,7 +176,7 @@ def choose(columns: Columns, config: TuneConfig, *, labels: bool = True) -> Choi
         told = (label,)
     if set(told) & set(inputs):
         raise ConfigError(f"column {told[0]!r} is named as input and as label")
-    return Choice(kind, inputs, told, domain)
+    return Choice(kind, inputs, told, domain, true)
 
 
 def _guess_inputs(columns: Columns, taken: set[str]) -> tuple[str, tuple[str, ...]]:
@@ -257,7 +269,11 @@ def take(columns: Columns, choice: Choice, labelled: bool) -> RawSplit:
         ]
         cells = list(zip(*told, strict=True))
     domains = [_text(v) for v in columns.get(choice.domain)] if choice.domain else None
-    return RawSplit(inputs, list(columns.ids), cells, domains)
+    true = None
+    if choice.true:
+        classes = columns.classes.get(choice.true)
+        true = [cell(value, classes) for value in columns.get(choice.true)]
+    return RawSplit(inputs, list(columns.ids), cells, domains, true)
 
 
 def _images(columns: Columns, name: str, values: Sequence[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tether.optional import require
 
@@ -62,13 +63,32 @@ class StoredImage:
         raise OSError(f"it names a file outside the data set, {Path(path).name}")
 
 
+class MappedImage:
+    """A decoded image that lies in a file mapped into memory.
+
+    Args:
+        pixels: ``[H, W, C]`` or ``[H, W]`` uint8.
+        key: hash of the content that it was decoded from.
+    """
+
+    __slots__ = ("key", "pixels")
+
+    def __init__(self, pixels: NDArray[np.uint8], key: bytes) -> None:
+        self.pixels, self.key = pixels, key
+
+    def open(self) -> Image:
+        """As a PIL image."""
+        image: Image = require("PIL.Image", "vision").fromarray(np.asarray(self.pixels))
+        return image
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def open_image(source: Any) -> Image:
-    """A PIL image of a path, a stored image, or a PIL image; not decoded yet.
+    """A PIL image of a path, a stored or mapped image, or a PIL image; files not decoded yet.
 
     Raises:
         OSError: there is no such file, or it holds no image.
@@ -78,6 +98,8 @@ def open_image(source: Any) -> Image:
     if isinstance(source, images.Image):
         image: Image = source
         return image
+    if isinstance(source, MappedImage):
+        return source.open()
     if isinstance(source, (str, Path)):
         opened: Image = images.open(source)
         return opened
@@ -141,6 +163,8 @@ def examine(source: Any) -> tuple[bytes, str]:
         if isinstance(source, Path):
             about = source.stat()
             return _examine_file(str(source), about.st_mtime_ns, about.st_size)
+        if isinstance(source, MappedImage):  # examined when it was decoded
+            return source.key, ""
         if hasattr(source, "read_bytes"):
             return _examine_bytes(source.read_bytes())
         source.load()

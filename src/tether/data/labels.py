@@ -77,6 +77,25 @@ def encode_labels(raw: RawData, task: str, separator: str) -> Encoded:
     return _classes(raw, splits)
 
 
+def true_labels(cells: Sequence[Cell], encoded: Encoded, column: str) -> Array:
+    """Indices of the labels that are known to be right.
+
+    Raises:
+        ConfigError: the task is not ``"single_label"``, or a label is not one of the classes.
+    """
+    if encoded.task != "single_label":
+        raise ConfigError(f"option true_label_column: labels of one class, not {encoded.task}")
+    place = {name: index for index, name in enumerate(encoded.class_names)}
+    texts = [str(cell) if str(cell) in place else as_whole(str(cell)) for cell in cells]
+    unknown = next((text for text in texts if text not in place), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"option true_label_column: no training sample has the label '{printable(unknown)}' "
+            f"that column {column!r} holds"
+        )
+    return np.array([place[text] for text in texts], dtype=np.int64)
+
+
 def _any_label(cells: Sequence[tuple[Cell, ...]]) -> bool:
     return any(any(row) for row in cells)
 

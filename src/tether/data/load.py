@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tether.data.arrays import is_array_folder, read_arrays
 from tether.data.checks import apply_policy, duplicates, usable
 from tether.data.columns import read_columns, separate
 from tether.data.files import SUFFIXES, read_table
 from tether.data.folder import read_folder, subfolders, walk
 from tether.data.images import is_image_name
-from tether.data.labels import encode_labels
+from tether.data.labels import encode_labels, true_labels
+from tether.data.noising import add_noise, known_noise
 from tether.data.raw import RawData, RawSplit, by_split
 from tether.data.splits import limit, split_validation, take_shots
 from tether.data.table import SPLITS, DataSource, Notice, Table
@@ -37,10 +40,7 @@ def load_data(config: TuneConfig) -> DataSource:
     Raises:
         ConfigError: the data are not there or cannot be used as asked; says what to do.
     """
-    if config.data.startswith("demo:"):
-        source, keys = _demo(config)
-    else:
-        source, keys = _read(config)
+    source, keys = read_tables(config)
     tables, task = source.tables, source.task
     if "validation" not in tables:
         train, validation = split_validation(
@@ -56,8 +56,26 @@ def load_data(config: TuneConfig) -> DataSource:
     if config.noise:
         _add_noise(source, config)
     _add_extra(source, config)
-    source.fingerprints = {name: fingerprint(table, keys) for name, table in tables.items()}
+    source.fingerprints = {
+        name: fingerprint(table, keys, given=bool(config.true_label_column))
+        for name, table in tables.items()
+    }
     return source
+
+
+def read_tables(config: TuneConfig) -> tuple[DataSource, dict[str, bytes]]:
+    """The data as they come: no split is made, nothing is left out on purpose, no noise.
+
+    Args:
+        config: as for :func:`load_data`.
+
+    Returns:
+        the data, and id -> hash of a sample's content (empty for the demo's).
+
+    Raises:
+        ConfigError: the data are not there or cannot be used.
+    """
+    return _demo(config) if config.data.startswith("demo:") else _read(config)
 
 
 def _demo(config: TuneConfig) -> tuple[DataSource, dict[str, bytes]]:
@@ -70,7 +88,9 @@ def _demo(config: TuneConfig) -> tuple[DataSource, dict[str, bytes]]:
 
 
 def _refuse_columns(config: TuneConfig, why: str) -> None:
-    for option in ("text_column", "image_column", "label_column", "domain_column"):
+    for option in (
+        "text_column", "image_column", "label_column", "domain_column", "true_label_column",
+    ):  # fmt: skip
         if getattr(config, option):
             raise ConfigError(f"option {option}: {why}")
 
@@ -101,12 +121,19 @@ def _read(config: TuneConfig) -> tuple[DataSource, dict[str, bytes]]:
             what = "without labels: nothing is measured on them"
             notices.append(Notice("no_labels", split, len(rows), what))
         domains = _domains(data, domain_names)
-        tables[split] = Table(data.inputs, labels, data.ids, domains).take(rows)
+        table = Table(data.inputs, labels, data.ids, domains).take(rows)
+        if data.true is not None:
+            true = true_labels([data.true[row] for row in rows], encoded, config.true_label_column)
+            table = replace(table, true_labels=true)
+        tables[split] = table
     source = DataSource(
         config.data, raw.kind, encoded.task, encoded.class_names, tables,
         domain_names=domain_names, notices=notices,
     )  # fmt: skip
     _check_classes(source)
+    train = tables["train"]
+    if train.true_labels is not None and train.labels is not None:
+        source.noise = known_noise(train.labels, train.true_labels, len(source.class_names))
     return source, keys
 
 
@@ -123,6 +150,8 @@ def read_source(config: TuneConfig, *, labels: bool = True) -> RawData:
     if not config.data:
         raise ConfigError("no data: give --data FOLDER, FILE, NAME or demo:digits")
     path = Path(config.data).expanduser().absolute()
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return read_arrays(path, config, labels=labels)
     if path.is_file():
         return read_columns(separate(read_table(path)), config, labels=labels)
     if not path.exists():
@@ -138,6 +167,8 @@ def read_source(config: TuneConfig, *, labels: bool = True) -> RawData:
         raise ConfigError(f"data: {config.data} is neither a file nor a folder")
     from tether.data.hub import READABLE, is_saved, read_files, read_saved
 
+    if is_array_folder(path):
+        return read_arrays(path, config, labels=labels)
     if is_saved(path):
         return read_saved(path, config, labels=labels)
     tables = _tables_in(path, need_train=labels)
@@ -246,12 +277,11 @@ def _fewer(source: DataSource, config: TuneConfig) -> None:
 
 
 def _add_noise(source: DataSource, config: TuneConfig) -> None:
-    from tether.data.noising import add_noise
-
     train = source.tables["train"]
     if train.true_labels is not None:
         raise ConfigError(
-            f"option noise: {source.name} has wrong labels of its own; use demo:digits-few"
+            f"option noise: {source.name} has wrong labels of its own; use "
+            + ("demo:digits-few" if source.name.startswith("demo:") else "no --true-label-column")
         )
     source.tables["train"], source.noise = add_noise(
         train, config.noise, kind=source.kind, task=source.task,
@@ -272,17 +302,20 @@ def _add_extra(source: DataSource, config: TuneConfig) -> None:
         source.notices += notices
 
 
-def fingerprint(table: Table, keys: Mapping[str, bytes]) -> str:
+def fingerprint(table: Table, keys: Mapping[str, bytes], *, given: bool = False) -> str:
     """A hash of a table's ids, contents and true labels; equal tables have equal ones.
 
     Args:
         table: the samples.
         keys: id -> hash of the content; rows of numbers need none.
+        given: whether labels that are beside the true ones belong to the data, too.
     """
     digest = blake2b(digest_size=16)
     labels = table.labels if table.true_labels is None else table.true_labels
     for row, name in enumerate(table.ids):
         digest.update(name.encode("utf-8", "surrogatepass") + b"\0")
         digest.update(keys[name] if keys else np.asarray(table.inputs[row]).tobytes())
-    digest.update(b"" if labels is None else repr(labels.shape).encode() + labels.tobytes())
+    parts = [labels, table.labels if given else None]
+    for part in parts:
+        digest.update(b"" if part is None else repr(part.shape).encode() + part.tobytes())
     return digest.hexdigest()

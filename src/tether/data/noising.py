@@ -82,6 +82,25 @@ def noise_record(noisy: Any, rate: float | None) -> dict[str, Any]:
     }
 
 
+def known_noise(
+    given: NDArray[Any], true: NDArray[Any], num_classes: int
+) -> dict[str, Any]:  # fmt: skip
+    """The record of mistakes that the data bring along, beside the labels known to be right."""
+    counts = np.zeros((num_classes, num_classes))
+    if given.ndim == 1:
+        np.add.at(counts, (true, given), 1)
+    rows = counts.sum(1, keepdims=True)
+    transition = np.divide(counts, rows, out=np.eye(num_classes), where=rows > 0)
+    return {
+        "name": "of the data",
+        "rate": None,
+        "realised_rate": float((given != true).mean()),
+        "transition": transition.tolist(),
+        "seed": None,
+        "version": 1,
+    }
+
+
 def _numbers(inputs: Sequence[Any], kind: str) -> NDArray[np.float32]:
     if kind == "vector":
         return np.stack([np.asarray(row, dtype=np.float32) for row in inputs])

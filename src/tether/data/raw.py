@@ -28,12 +28,14 @@ class RawSplit:
         ids: as there, and unique over all splits.
         cells: for each sample the cells of its label columns; None where the split has none.
         domains: for each sample where it comes from, or None.
+        true: for each sample the label that is known to be right, or None.
     """
 
     inputs: list[Any]
     ids: list[str]
     cells: list[tuple[Cell, ...]] | None
     domains: list[str] | None = None
+    true: list[Cell] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -47,6 +49,7 @@ class RawSplit:
             ids=[self.ids[i] for i in at],
             cells=None if self.cells is None else [self.cells[i] for i in at],
             domains=None if self.domains is None else [self.domains[i] for i in at],
+            true=None if self.true is None else [self.true[i] for i in at],
         )
 
 
@@ -55,7 +58,7 @@ class RawData:
     """What one source holds before anything was decided about it.
 
     Attributes:
-        kind: ``"image"`` or ``"text"``.
+        kind: ``"image"``, ``"text"`` or ``"vector"``.
         splits: split -> its samples; ``train`` is always there.
         label_names: names of the label columns.
         classes: names of the classes in order of their index, where the source itself says so.

@@ -1,4 +1,4 @@
-"""Networks of this package: the demo's, and the residual networks for CIFAR."""
+"""Networks of this package: the demo's, residual networks for CIFAR, perceptrons on features."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tether.models.build import (
 )
 from tether.models.cifar_resnet import CifarResNet
 from tether.models.export import WEIGHTS, image_of
+from tether.models.mlp import MultilayerPerceptron
 from tether.models.spec import ImagePreprocess, KeyReport, LoadedModel
 from tether.models.torchvision_models import save_plain
 from tether.models.weights import load_backbone, read_weights
@@ -35,7 +36,15 @@ from tether.words import nearest
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
 
-KNOWN = ("digits", "cifar_resnet20", "cifar_resnet32", "cifar_resnet44", "cifar_resnet56")
+KNOWN = (
+    "digits",
+    "linear",
+    "mlp",
+    "cifar_resnet20",
+    "cifar_resnet32",
+    "cifar_resnet44",
+    "cifar_resnet56",
+)
 HOW_TO_LOAD = """\
 from tether.models import load_exported
 
@@ -47,13 +56,15 @@ _CIFAR = ImagePreprocess(
 
 
 def load(name: str, config: TuneConfig, source: DataSource) -> LoadedModel:
-    """``digits``, or ``cifar_resnet20`` and its deeper relatives, with a new head.
+    """``digits``, ``cifar_resnet20`` and its deeper relatives, ``linear`` or ``mlp``, new head.
 
     Raises:
         ConfigError: an unknown name, other data, or a network whose weights were not given.
     """
     if name not in KNOWN:
         raise ConfigError(f"tether has no network {name!r}{nearest(name, KNOWN, most=3)}")
+    if name in ("linear", "mlp"):
+        return _perceptron(name, config, source)
     args, image_args, pretrained = split_args(config.model_args)
     if args:
         raise ConfigError(f"{name} takes no model_args {', '.join(args)}")
@@ -87,6 +98,8 @@ def load_saved(folder: Path, facts: Mapping[str, Any]) -> LoadedModel:
         with seeded(0):
             model = DigitNetwork()
             model.head = like_linear(model.head, len(names))
+    elif name in ("linear", "mlp"):
+        model = MultilayerPerceptron(outputs=len(names), **facts["args"])
     else:
         model = _cifar(name, len(names), 0)
     model.load_state_dict(load_file(folder / WEIGHTS))
@@ -124,14 +137,47 @@ def _digits(config: TuneConfig, source: DataSource) -> LoadedModel:
     return loaded
 
 
+_DEFAULTS = {"layers": 3, "hidden": 256, "dropout": 0.0}
+
+
+def _perceptron(name: str, config: TuneConfig, source: DataSource) -> LoadedModel:
+    """Rows of numbers under a linear head, or under a perceptron; all of it is drawn anew."""
+    check_kind(f"tether:{name}", ("vector",), source)
+    if config.weights:
+        raise ConfigError(f"tether:{name} is drawn anew: it takes no --weights")
+    if name == "linear" and config.model_args:
+        raise ConfigError("tether:linear takes no model_args; tether:mlp takes layers, hidden")
+    unknown = [key for key in config.model_args if key not in _DEFAULTS]
+    if unknown:
+        raise ConfigError(
+            f"tether:{name} has no model_args {unknown[0]!r}{nearest(unknown[0], _DEFAULTS)} "
+            f"(known: {', '.join(_DEFAULTS)})"
+        )
+    args = {**_DEFAULTS, **({"layers": 1} if name == "linear" else config.model_args)}
+    for key, least in (("layers", 1), ("hidden", 1)):
+        if not isinstance(args[key], int) or args[key] < least:
+            raise ConfigError(f"model_args {key}={args[key]!r}: a whole number, at least {least}")
+    if not isinstance(args["dropout"], (int, float)) or not 0 <= args["dropout"] < 1:
+        raise ConfigError(f"model_args dropout={args['dropout']!r}: at least 0, below 1")
+    args["inputs"] = int(np.asarray(source.tables["train"].inputs[0]).size)
+    with seeded(config.seed):
+        model = MultilayerPerceptron(outputs=len(source.class_names), **args)
+    fresh_head(model.head, config.seed)
+    loaded = _loaded(
+        model, f"tether:{name}", "head", source.task, source.class_names, None, args=args
+    )
+    loaded.keys = KeyReport(head=["head.weight", "head.bias"])
+    return loaded
+
+
 def _loaded(
     model: nn.Module, name: str, head: str, task: str, class_names: list[str],
-    image: ImagePreprocess | None,
+    image: ImagePreprocess | None, args: Mapping[str, Any] | None = None,
 ) -> LoadedModel:  # fmt: skip
     loaded = LoadedModel(
         model=model, library="tether", name=name, kind="image" if image else "vector",
         input_name=first_argument(model), head=head, image=image, how_to_load=HOW_TO_LOAD,
         task=task, class_names=list(class_names),
-        save=lambda folder: save_plain(loaded, {}, folder),
+        save=lambda folder: save_plain(loaded, dict(args or {}), folder),
     )  # fmt: skip
     return loaded
