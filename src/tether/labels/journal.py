@@ -245,6 +245,10 @@ class Journal:
         """Id -> the decision that holds."""
         return self._decisions.state()
 
+    def holds(self, entry: Entry) -> bool:
+        """Whether this very decision was written before."""
+        return entry.key in self._known
+
     def add(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Write decisions and have them on the disk; those that it holds already are left out.
 

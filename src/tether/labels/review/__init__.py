@@ -1,0 +1,1 @@
+"""The page on which a person decides about suspects: ``tether labels review``."""
