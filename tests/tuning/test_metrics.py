@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.tuning.metrics import LESS, METRICS, expected_calibration_error, score
+from tether.measure.calibration import expected_calibration_error
+from tether.tuning.metrics import LESS, METRICS, score
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -229,7 +229,7 @@ def nearest_mean(features: ArrayLike, means: ArrayLike) -> Tensor:
         raise ConfigError(f"features have {f.shape[1]} dimensions, means have {m.shape[1]}")
     parts = [
         torch.cdist(part, m, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-        for part in f.split(_CHUNK)
+        for part in torch.split(f, _CHUNK)
     ]
     return torch.cat(parts)
 
@@ -312,7 +312,7 @@ def neural_collapse(
     k = _class_count(num_classes, head, scores, int(y.max()) + 1)
     y = classes(y, f, num_classes=k)
     moments = ClassMoments(k, f.shape[1], f.device)
-    for part, index in zip(f.split(_CHUNK), y.split(_CHUNK), strict=True):
+    for part, index in zip(torch.split(f, _CHUNK), torch.split(y, _CHUNK), strict=True):
         moments.update(part, index)
     present = moments.counts > 0
     frame, shares = _frame(moments, weighting)
@@ -377,7 +377,10 @@ def _variability(
     weights = (shares / counts)[row]
     total = features.new_zeros(())
     for part, index, weight in zip(
-        features.split(_CHUNK), row.split(_CHUNK), weights.split(_CHUNK), strict=True
+        torch.split(features, _CHUNK),
+        torch.split(row, _CHUNK),
+        torch.split(weights, _CHUNK),
+        strict=True,
     ):
         total = total + (weight * ((part - means[index]) @ whiten).square().sum(1)).sum()
     a, b = torch.triu_indices(len(counts), len(counts), offset=1, device=features.device)

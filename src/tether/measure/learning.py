@@ -91,7 +91,7 @@ def forgetting_events(correct: Arrays | Tensor) -> ForgettingEvents:
         raise ConfigError("correct must hold 0 and 1 only: compare predictions with the labels")
     right = rows.astype(bool)
     counts = (right[:-1] & ~right[1:]).sum(0, dtype=np.int64)
-    ever = right.any(0)
+    ever: NDArray[np.bool_] = np.any(right, axis=0)
     learned = np.where(ever, right.argmax(0), -1).astype(np.int64)
     return ForgettingEvents(counts, learned, ~ever, ever & (counts == 0), len(rows))
 

@@ -34,8 +34,10 @@ def score(task: str, logits: NDArray[np.floating], labels: NDArray[np.generic]) 
 
 
 def _classes(logits: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
-    logs = logits - logits.max(1, keepdims=True)
-    logs -= np.log(np.exp(logs).sum(1, keepdims=True))
+    # here, because the names above are read where torch is not to be imported
+    from tether.measure import calibration
+
+    logs = calibration.log_probabilities(logits)
     predicted = logits.argmax(1)
     k = logits.shape[1]
     right = np.bincount(labels[predicted == labels], minlength=k).astype(np.float64)
@@ -46,24 +48,9 @@ def _classes(logits: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
         "accuracy": float((predicted == labels).mean()),
         "macro_f1": float((2 * right[seen] / (given + said)[seen]).mean()),
         "balanced_accuracy": float((right[present] / given[present]).mean()),
-        "nll": float(-logs[np.arange(len(labels)), labels].mean()),
-        "ece": expected_calibration_error(np.exp(logs).max(1), predicted == labels),
+        "nll": calibration.negative_log_likelihood(logs, labels),
+        "ece": calibration.expected_calibration_error(np.exp(logs).max(1), predicted == labels),
     }
-
-
-def expected_calibration_error(
-    confidence: Floats, correct: NDArray[np.bool_], bins: int = 15
-) -> float:
-    """Mean gap between confidence and accuracy over equally wide bins of confidence.
-
-    Args:
-        confidence: probability of the predicted class ``[N]``.
-        correct: whether the prediction was right ``[N]``.
-        bins: number of bins; 15 after Guo et al. 2017, arXiv:1706.04599.
-    """
-    at = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
-    gap = np.bincount(at, correct.astype(np.float64) - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))
 
 
 def _several(logits: Floats, labels: NDArray[np.bool_]) -> dict[str, float]:
