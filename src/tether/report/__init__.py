@@ -6,7 +6,7 @@ colour for the whole page. Needs the extra `tether[cli]` (Jinja2 and matplotlib)
 when a page or a plot is made.
 """
 
-from tether.report.blocks import Cell, Column, Fact, Key, Panel, Plot
+from tether.report.blocks import Cell, Column, Fact, Key, Panel, Plot, Point
 from tether.report.page import Page
 from tether.report.palette import Color, assign_colors
 
@@ -19,5 +19,6 @@ __all__ = [
     "Page",
     "Panel",
     "Plot",
+    "Point",
     "assign_colors",
 ]

@@ -113,6 +113,25 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One thing that is found, told in words with the number behind it.
+
+    Args:
+        title: what is found.
+        text: the number behind it, and what it is held against.
+        label: a word on its kind, for example `"problem"`; colour alone says nothing.
+        color: colour of its mark.
+        remedy: what to do about it.
+    """
+
+    title: str
+    text: str = ""
+    label: str = ""
+    color: Color | None = None
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading."""
 
@@ -144,6 +163,16 @@ class Facts:
 
     facts: tuple[Fact, ...]
     kind: str = "facts"
+
+
+@dataclass(frozen=True)
+class Points:
+    """What is found, one under another."""
+
+    points: tuple[Point, ...]
+    title: str = ""
+    color: Color | None = None
+    kind: str = "points"
 
 
 @dataclass(frozen=True)
@@ -197,7 +226,7 @@ class Table:
         ]
 
 
-Block = Section | Text | Code | Facts | Figure | Table
+Block = Section | Text | Code | Facts | Points | Figure | Table
 
 
 def as_cells(rows: Sequence[Sequence[object]], columns: int) -> tuple[tuple[Cell, ...], ...]:

@@ -15,12 +15,15 @@ from tether.report.blocks import (
     Facts,
     Figure,
     Plot,
+    Point,
+    Points,
     Section,
     Table,
     Text,
     as_cells,
 )
 from tether.report.extras import require
+from tether.report.palette import Color
 from tether.report.svg import embed, printable
 
 
@@ -61,6 +64,16 @@ class Page:
     def add_facts(self, *facts: Fact) -> None:
         """Add a row of large numbers: the few that a reader should take away."""
         self._blocks.append(Facts(facts))
+
+    def add_points(self, *points: Point, title: str = "", color: Color | None = None) -> None:
+        """Add what is found, one under another.
+
+        Args:
+            points: in the order of their weight.
+            title: whose they are, where a page tells of several.
+            color: colour of the mark before the title.
+        """
+        self._blocks.append(Points(points, title, color))
 
     def add_code(self, code: str, caption: str = "") -> None:
         """Add words to be shown exactly, such as the command that repeats the run."""

@@ -8,7 +8,10 @@ Pass the same `colors` to all plots of a page and every method keeps its colour.
 from tether.report.plots.bars import distance_profile
 from tether.report.plots.curves import curve_panels, feature_curves, memorization_curves, seed_band
 from tether.report.plots.dots import dot_plot
+from tether.report.plots.histograms import histogram_panels
+from tether.report.plots.reliability import reliability_diagram
 from tether.report.plots.scatter import PCAAxes, feature_scatter, pca_axes
+from tether.report.plots.sweeps import sweep_panels
 
 __all__ = [
     "PCAAxes",
@@ -17,7 +20,10 @@ __all__ = [
     "dot_plot",
     "feature_curves",
     "feature_scatter",
+    "histogram_panels",
     "memorization_curves",
     "pca_axes",
+    "reliability_diagram",
     "seed_band",
+    "sweep_panels",
 ]

@@ -1,0 +1,32 @@
+"""All steps of a diagnosis, in their order: a new group of steps is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tether.diagnose import (
+    confidence,
+    course,
+    distances,
+    features,
+    flatness,
+    memorisation,
+    scores,
+)
+from tether.diagnose.steps import Group, Step
+
+GROUPS: tuple[Group, ...] = (
+    scores.GROUP,
+    memorisation.GROUP,
+    distances.GROUP,
+    features.GROUP,
+    flatness.GROUP,
+    confidence.GROUP,
+    course.GROUP,
+)
+
+
+def all_steps() -> Iterator[Step]:
+    """Every step, in the order in which they are taken."""
+    for group in GROUPS:
+        yield from group.steps
