@@ -218,6 +218,10 @@ class TuneConfig:
     record: bool = option(
         True, "keep what training says of each sample, for tether labels find", group="Output"
     )
+    epoch_measures: bool = option(
+        True, "measure distances, features and label agreement every epoch", group="Output",
+        settings=False,
+    )  # fmt: skip
     report_to: str = option(
         "none", "none, tensorboard, wandb, mlflow, trackio; several separated by commas",
         group="Output", metavar="TRACKER", settings=False,

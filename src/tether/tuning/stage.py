@@ -84,6 +84,7 @@ class Stage:
         from transformers import PrinterCallback
 
         from tether.tuning.callbacks import EpochKeys, Seal
+        from tether.tuning.epoch_measures import EpochMeasures
         from tether.tuning.trainer import TuneTrainer
 
         made, config = self.assembly, self.assembly.config
@@ -95,6 +96,7 @@ class Stage:
             "train_data": plain, "valid_data": valid, "loss": made.loss, "head": made.loaded.head,
             "source_head": made.loaded.source_head, "seed": config.seed,
         }  # fmt: skip
+        record = self._record()
         root, self.args.output_dir = self.args.output_dir, os.curdir  # which it makes at once
         trainer = TuneTrainer(
             model=made.loaded.model,
@@ -105,7 +107,7 @@ class Stage:
             compute_metrics=self._score,
             callbacks=[EpochKeys(made.train, self.sampler), self.watch, self.stop,
                        *self._callbacks],
-            tether_methods=[*made.methods, *self._record()],
+            tether_methods=[*made.methods, *record],
             tether_options=options,
             config=config,
             head=made.loaded.head,
@@ -113,6 +115,11 @@ class Stage:
             extra_batches=made.extra_batches,
         )  # fmt: skip
         self.args.output_dir = root
+        if config.epoch_measures and trainer.tether is not None:  # not yet where weights are sharded
+            trainer.measures = EpochMeasures(
+                trainer.tether, made.loaded.head, made.source.tables["train"],
+                record[0] if record else None, compiled=config.compile,
+            )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # it writes to stdout
         # after the callback that saves the methods' state
         trainer.add_callback(
@@ -225,9 +232,10 @@ class Stage:
         return found
 
     def _numbers(self) -> dict[str, float]:
-        """What the methods measure, one number each."""
-        handle = self.trainer.tether
-        return {
+        """What the methods measure, one number each, and what is measured of every run."""
+        handle, measures = self.trainer.tether, self.trainer.measures
+        own = measures.numbers() if measures is not None else {}
+        return own | {
             f"{method}.{name}": float(value)
             for method, values in handle.measure().items()
             for name, value in values.items()

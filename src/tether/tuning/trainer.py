@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import Trainer
@@ -15,6 +16,9 @@ from transformers import Trainer
 from tether.integrations.hf import TetherMixin
 from tether.tuning.checkpoints import MANIFEST
 from tether.tuning.options import TuneConfig
+
+if TYPE_CHECKING:
+    from tether.tuning.epoch_measures import EpochMeasures
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -52,7 +56,21 @@ class TuneTrainer(TetherMixin, Trainer):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         self._config, self._head_name = config, head
         self._sampler, self._extra_batches = sampler, extra_batches
+        #: What is measured beside each evaluation; None: nothing.
+        self.measures: EpochMeasures | None = None
         super().__init__(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, while the features of the first samples are kept."""
+        with self.measures.listening() if self.measures is not None else nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The mixin's; the features that were kept are brought together from all processes."""
+        found = super().prediction_step(*args, **kwargs)
+        if self.measures is not None:
+            self.measures.gather(self.accelerator)
+        return found
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler()
