@@ -115,7 +115,7 @@ class Stage:
             extra_batches=made.extra_batches,
         )  # fmt: skip
         self.args.output_dir = root
-        if config.epoch_measures and trainer.tether is not None:  # not yet where weights are sharded
+        if config.epoch_measures and trainer.tether is not None:  # None where it will be sharded
             trainer.measures = EpochMeasures(
                 trainer.tether, made.loaded.head, made.source.tables["train"],
                 record[0] if record else None, compiled=config.compile,
