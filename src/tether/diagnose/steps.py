@@ -43,7 +43,7 @@ class Verdict:
     def line(self) -> str:
         """In one line of text."""
         remedy = f" {self.remedy}" if self.remedy else ""
-        return f"{self.kind}: {self.says} ({self.number}; {self.limit}).{remedy}"
+        return f"{self.kind}: {self.says.rstrip('.')} ({self.number}; {self.limit}).{remedy}"
 
 
 @dataclass
