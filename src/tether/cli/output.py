@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,17 @@ def console() -> Console:
     if made.width > WIDEST:
         made.width = WIDEST
     return made
+
+
+def show_sections(sections: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """Headings with their lines."""
+    from rich.text import Text
+
+    screen = console()
+    for heading, lines in sections:
+        screen.print(Text(heading, style="bold"))
+        for line in lines:
+            screen.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

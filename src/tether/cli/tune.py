@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tether.cli.failures import reported
-from tether.cli.output import console, print_json, rank
+from tether.cli.output import print_json, rank, show_sections
 from tether.cli.settings import read_settings
 from tether.tuning.config import CONFIG_NAME, canonical, check_complete, load_config
 from tether.tuning.table import ALIASES, FIELDS
@@ -195,8 +195,6 @@ def _folder(config: "TuneConfig") -> Path:
 
 
 def _show_plan(config: "TuneConfig", as_json: bool, **how: bool) -> None:
-    from rich.text import Text
-
     from tether.tuning.plan import plan
 
     with redirect_stdout(sys.stderr):
@@ -206,8 +204,4 @@ def _show_plan(config: "TuneConfig", as_json: bool, **how: bool) -> None:
     if as_json:
         print_json({heading: list(lines) for heading, lines in parts})
         return
-    screen = console()
-    for heading, lines in parts:
-        screen.print(Text(heading, style="bold"))
-        for line in lines:
-            screen.print(Text(f"  {line}"), soft_wrap=True)
+    show_sections(parts)

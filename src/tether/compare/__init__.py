@@ -1,0 +1,1 @@
+"""Compare methods fairly: equal tuning, paired seeds, intervals, costs."""
