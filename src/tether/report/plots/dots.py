@@ -1,4 +1,4 @@
-"""Every seed as a dot, the mean as a tick."""
+"""Every seed as a dot, the mean as a tick, its interval as a line."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.report.blocks import Key, Panel, Plot
-from tether.report.palette import INK, MUTED, Color
+from tether.report.palette import INK, MUTED, SURFACE, Color
 from tether.report.plots.common import (
     Floats,
     finite_range,
@@ -32,6 +32,8 @@ def dot_plot(
     percent: bool = False,
     colors: Mapping[str, Color] | None = None,
     beside: int = 1,
+    intervals: Mapping[str, tuple[float, float] | None] | None = None,
+    zero: bool = False,
 ) -> Plot:
     """The result of every seed, by method, with the mean written out.
 
@@ -44,6 +46,8 @@ def dot_plot(
         percent: show fractions as percentages.
         colors: colours of the methods, from `assign_colors`.
         beside: number of panels that will share the figure, which sets their size.
+        intervals: for methods that have one, the interval of the mean, drawn as a line.
+        zero: mark zero with a line, for differences.
 
     Raises:
         ValueError: nothing to plot.
@@ -56,15 +60,19 @@ def dot_plot(
     data = {label: np.asarray(runs, dtype=np.float64).ravel() for label, runs in values.items()}
     width = panel_width(beside)
     means = {label: _mean(runs) for label, runs in data.items()}
+    lines = {label: ends for label, ends in (intervals or {}).items() if ends and label in data}
 
     def paint(axes: "Axes") -> None:
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
-        low, high = finite_range(data.values()) or (0.0, 1.0)
+        seen = [*data.values(), np.array(list(lines.values())), np.zeros(int(zero))]
+        low, high = finite_range(seen) or (0.0, 1.0)
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
         axes.set_xlim(low - margin, high + margin)
         axes.set_ylim(len(data) - 0.4, -0.6)
         unit = (high - low + 2 * margin) / (0.6 * width)
+        if zero:
+            axes.axvline(0, color=MUTED.light, linewidth=1.2)
         for row, (label, runs) in enumerate(data.items()):
             finite = np.sort(runs[np.isfinite(runs)])
             axes.plot(
@@ -77,6 +85,9 @@ def dot_plot(
                 alpha=0.85,
                 clip_on=False,
             )
+            if label in lines:
+                for shade, thickness in ((SURFACE.light, 3.4), (INK.light, 1.4)):
+                    axes.hlines(row, *lines[label], color=shade, linewidth=thickness, zorder=3)
             axes.vlines(
                 means[label],
                 row - 0.36,
@@ -98,18 +109,29 @@ def dot_plot(
         axes.set_xlabel(printable(x))
         format_ticks(axes.xaxis, percent=percent, log=False)
 
-    words = "; ".join(_describe(label, runs, percent=percent) for label, runs in data.items())
+    words = "; ".join(
+        _describe(label, runs, percent=percent) + _between(lines.get(label), percent=percent)
+        for label, runs in data.items()
+    )
+    keys = (Key("one seed", MUTED, "dot"), Key("mean, written at the right", INK, "tick"))
     name = title or x
     svg = render(width, 46 + 28 * max(2, len(data)), paint)
     return Plot(
         (Panel(svg, f"{name}. {words}." if name else f"{words}.", width, title),),
-        (Key("one seed", MUTED, "dot"), Key("mean, written at the right", INK, "tick")),
+        (*keys, Key("95 % interval of the mean", INK)) if lines else keys,
     )
 
 
 def _mean(runs: Floats) -> float:
     finite = runs[np.isfinite(runs)]
     return float(finite.mean()) if finite.size else float("nan")
+
+
+def _between(ends: tuple[float, float] | None, *, percent: bool) -> str:
+    if ends is None:
+        return ""
+    low, high = (number(end, percent=percent) for end in ends)
+    return f", interval {low} to {high}"
 
 
 def _offsets(ordered: Floats, reach: float) -> Floats:
