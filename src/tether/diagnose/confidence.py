@@ -69,8 +69,8 @@ def draw_confidence(page: Page, runs: dict[str, Found], colors: Mapping[str, Col
         columns,
         [[name, *(found.values[key] for key in keys)] for name, found in runs.items()],
         "Calibration on the held-out samples.",
-        note=f"ECE: mean gap between confidence and accuracy over {BINS} bins; it is biased upwards "
-        "for few samples.",
+        note=f"ECE: mean gap between confidence and accuracy over {BINS} bins; biased upwards for "
+        "few samples.",
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tether.diagnose.distances import STILL
 from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict
+from tether.encode.profile import DISTANCE, HEAD_NORM
 from tether.report import Plot
 from tether.report.plots import curve_panels
 from tether.tuning.metrics import LESS
@@ -19,8 +21,8 @@ ASIDE = ("stage", "epoch", "step", "seconds")
 LOST = 0.05
 #: Shares, which share one scale from 0 to 1.
 SHARES = {
-    "agreement": "Labels agreed with",
-    "fitted": "Right labels fitted",
+    "label_agreement": "Labels agreed with",
+    "clean_fitted": "Right labels fitted",
     "memorised": "Wrong labels memorised",
     "resisted": "Wrong labels resisted",
 }
@@ -70,6 +72,11 @@ def judge_course(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
         return []
     drawn = found.more["curves"]
     memorised = [v for v in drawn.get("memorised", []) if v is not None]
+    method, other = "l2_sp", "keep near the pretrained weights: --method l2_sp."
+    if memorised or "memorisation" in others:
+        method, other = "elr", "hold to the early predictions: --method elr."
+    elif "distances" in others and others["distances"].values["body_relative"] < STILL:
+        method, other = "", "learn more slowly: a lower --lr."  # the head alone: no bound helps
     learnt = f"; wrong labels memorised at the end: {memorised[-1]:.0%}" if memorised else ""
     return [
         Verdict(
@@ -78,8 +85,8 @@ def judge_course(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
             f"validation {metric} {best:.4g} in epoch {values['best_epoch']:g}, {last:.4g} in "
             f"epoch {values['epochs']:g}{learnt}",
             f"a problem from {LOST:.0%} of the best on",
-            lost / LOST, "elr",
-            "Stop in time (--patience 5), or hold to the early predictions: --method elr.",
+            lost / LOST, method,
+            f"Stop in time (--patience 5), or {other}",
         )
     ]  # fmt: skip
 
@@ -105,7 +112,7 @@ def draw_course(page: Page, runs: dict[str, Found], colors: Mapping[str, Color])
     )  # fmt: skip
     distances = dict.fromkeys(
         name for found in runs.values() for name in found.more["curves"]
-        if name == "distance" or name.startswith(("distance.", "distance_", "distance/"))
+        if name in ("distance", HEAD_NORM) or name.startswith(DISTANCE)
     )  # fmt: skip
     titles = {name: _distance_title(name) for name in distances}
     _figure(
@@ -115,8 +122,9 @@ def draw_course(page: Page, runs: dict[str, Found], colors: Mapping[str, Color])
 
 
 def _distance_title(name: str) -> str:
-    group = name.removeprefix("distance").lstrip("._/")
-    return f"Distance, {group}" if group else "Distance, all layers"
+    if name == HEAD_NORM:
+        return "Norm of the head"
+    return f"Distance, {name.removeprefix(DISTANCE)}" if name != "distance" else "Distance, all"
 
 
 def _marks(runs: Mapping[str, Found]) -> dict[str, float]:

@@ -32,9 +32,7 @@ def measure_distances(case: Case) -> Found:
     joined = layer_distances(
         model, reference, norms=norms, groups=groups, from_zero=subject.new
     )  # fmt: skip
-    layers = layer_distances(
-        model, reference, norms=("fro", "relative"), from_zero=subject.new
-    )
+    layers = layer_distances(model, reference, norms=("fro", "relative"), from_zero=subject.new)
     body = {name: row for name, row in joined.items() if name != "head" and "fro" in row}
     everything = layer_distances(
         model, reference, norms=("fro", "relative"), from_zero=subject.new,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tether.diagnose.geometry import COLLAPSE_STEP, PROBE_STEP, TILT_STEP
 from tether.diagnose.passes import Outputs
 from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict
 from tether.diagnose.subject import HELD_OUT
@@ -18,6 +19,7 @@ from tether.measure import (
     feature_report,
     linear_cka,
 )
+from tether.report import Plot
 from tether.report.plots import PCAAxes, feature_scatter, pca_axes
 
 if TYPE_CHECKING:
@@ -78,13 +80,11 @@ def _picture(now: Outputs, start: Outputs | None, class_names: list[str]) -> dic
         labels = now.labels
     rows = np.unique(np.linspace(0, len(labels) - 1, min(POINTS, len(labels))).astype(int))
     axes = pca_axes(first)
-    own = pca_axes(now.features.numpy())
     points = {
         moment: _rounded(axes.project(out.features.numpy()[rows])) for moment, out in clouds.items()
     }
     return {
         "points": points,
-        "own": _rounded(own.project(now.features.numpy()[rows])),
         "classes": labels[rows].tolist(),
         "class_names": class_names,
         "explained": axes.explained.tolist(),
@@ -144,20 +144,27 @@ def draw_features(page: Page, runs: dict[str, Found], colors: Mapping[str, Color
         if any(value is not None for value in row[1:]):
             cells.append(row)
     page.add_table(columns, cells, "The features of the held-out samples.")
-    for name, found in runs.items():
-        more = found.more
-        identity = PCAAxes(np.zeros(2), np.eye(2), np.asarray(more["explained"]))
-        classes = np.asarray(more["classes"])
-        plot = feature_scatter(
-            {name: more["points"]}, classes, identity, class_names=more["class_names"],
-            colors=colors,
-        )  # fmt: skip
-        page.add_figure(
-            plot,
-            f"Features of the held-out samples{f', {name}' if len(runs) > 1 else ''}",
-            "Along the two main directions of the features at the start, which hold "
-            f"{sum(more['explained']):.0%} of their variance; both panels have the same scale.",
-        )
+    plots = [_scatter(name, found, colors) for name, found in runs.items()]
+    whole = plots[0]
+    for plot in plots[1:]:
+        whole = whole + plot
+    shares = [sum(found.more["explained"]) for found in runs.values()]
+    page.add_figure(
+        whole,
+        "Features of the held-out samples",
+        "Along the two main directions of the features at the start, which hold "
+        f"{min(shares):.0%} of their variance{' or more' if len(runs) > 1 else ''}. The panels of "
+        "a run have the same scale.",
+    )
+
+
+def _scatter(name: str, found: Found, colors: Mapping[str, Color]) -> Plot:
+    more = found.more
+    identity = PCAAxes(np.zeros(2), np.eye(2), np.asarray(more["explained"]))
+    return feature_scatter(
+        {name: more["points"]}, more["classes"], identity, class_names=more["class_names"],
+        colors=colors,
+    )  # fmt: skip
 
 
 def _has_start(found: Found) -> bool:
@@ -172,5 +179,8 @@ GROUP = Group(
             "features", "Features", ("finite", HELD_OUT), measure_features, draw_features,
             judge_features,
         ),
+        COLLAPSE_STEP,
+        TILT_STEP,
+        PROBE_STEP,
     ),
 )  # fmt: skip

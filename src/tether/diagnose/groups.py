@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tether.diagnose import (
     confidence,
     course,
+    curvature,
     distances,
     features,
     flatness,
@@ -20,7 +22,7 @@ GROUPS: tuple[Group, ...] = (
     memorisation.GROUP,
     distances.GROUP,
     features.GROUP,
-    flatness.GROUP,
+    replace(flatness.GROUP, steps=(*flatness.GROUP.steps, *curvature.STEPS)),
     confidence.GROUP,
     course.GROUP,
 )

@@ -143,9 +143,7 @@ def _compare(page: Page, runs: dict[str, Diagnosis], colors: dict[str, Color]) -
 # -- the measures ----------------------------------------------------------------------------------
 
 
-def _group(
-    page: Page, group: Group, runs: dict[str, Diagnosis], colors: dict[str, Color]
-) -> None:
+def _group(page: Page, group: Group, runs: dict[str, Diagnosis], colors: dict[str, Color]) -> None:
     """The section of a group, where any run has something to show or a reason why not."""
     if not any(step.name in one.outcomes for step in group.steps for one in runs.values()):
         return
@@ -183,8 +181,10 @@ def _how(
 ) -> None:  # fmt: skip
     page.add_section("How it was measured")
     keys = list(dict.fromkeys(key for one in runs.values() for key in one.facts))
-    rows: list[list[object]] = [[key, *(one.facts.get(key) for one in runs.values())] for key in keys]
-    rows.append(["samples", *(_samples(one) for one in runs.values())])
+    rows: list[list[object]] = [
+        [key, *(one.facts.get(key) for one in runs.values())] for key in keys
+    ]
+    rows.append(["samples", *(_samples(one) for one in everyone)])
     page.add_table(["", *runs], rows, "What was diagnosed.")
     steps = list(dict.fromkeys(name for one in runs.values() for name in one.outcomes))
     page.add_table(

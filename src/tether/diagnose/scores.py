@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,33 +142,55 @@ def judge_classes(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
 
 
 def draw_classes(page: Page, runs: dict[str, Found], colors: Mapping[str, Color]) -> None:
-    """One table a run, the worst classes first."""
-
-    def share(value: object) -> str:
-        return f"{100 * float(value):.1f} %" if isinstance(value, float) else "–"
-
+    """A table of everything for one run; the recall of several side by side."""
+    if len(runs) > 1:
+        _recalls(page, runs)
+        return
     columns = [
         Column("class"), Column("training", "", "right", "samples"),
-        Column("held out", "", "right", "samples"), Column("recall", share, "right"),
-        Column("precision", share, "right"), Column("most often taken for"),
+        Column("held out", "", "right", "samples"), Column("recall", _share, "right"),
+        Column("precision", _share, "right"), Column("most often taken for"),
     ]  # fmt: skip
-    for name, found in runs.items():
-        rows = found.more["rows"]
-        order = sorted(rows, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
-        shown = order[:ROWS]
-        left = f" The {ROWS} worst of {len(rows)} classes." if len(rows) > ROWS else ""
-        page.add_table(
-            columns,
+    rows = next(iter(runs.values())).more["rows"]
+    order = sorted(rows, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
+    page.add_table(
+        columns,
+        [
             [
-                [
-                    row["class"], row["train"], row["support"], row["recall"], row["precision"],
-                    Cell(row["taken_for"], note=f"{row['times']} times")
-                    if row["times"] else None,
-                ]
-                for row in shown
-            ],
-            f"Each class{f' of {name}' if len(runs) > 1 else ''}, the worst first.{left}",
-        )  # fmt: skip
+                row["class"], row["train"], row["support"], row["recall"], row["precision"],
+                Cell(row["taken_for"], note=f"{row['times']} times") if row["times"] else None,
+            ]
+            for row in order[:ROWS]
+        ],
+        f"Each class, the worst first.{_left(rows)}",
+    )  # fmt: skip
+
+
+def _recalls(page: Page, runs: dict[str, Found]) -> None:
+    """The classes of all runs, in the order of the first that has them."""
+    recall = {
+        name: {row["class"]: row["recall"] for row in found.more["rows"]}
+        for name, found in runs.items()
+    }
+    names = list(dict.fromkeys(each for one in recall.values() for each in one))
+    worst = {
+        each: min((one[each] for one in recall.values() if one.get(each) is not None), default=2.0)
+        for each in names
+    }
+    order = sorted(names, key=worst.__getitem__)
+    page.add_table(
+        ["class", *(Column(name, _share, "right") for name in runs)],
+        [[each, *(one.get(each) for one in recall.values())] for each in order[:ROWS]],
+        f"Recall of each class, the worst first.{_left(names)}",
+    )
+
+
+def _share(value: object) -> str:
+    return f"{100 * value:.1f} %" if isinstance(value, float) else "–"
+
+
+def _left(rows: Sequence[object]) -> str:
+    return f" The {ROWS} worst of {len(rows)} classes." if len(rows) > ROWS else ""
 
 
 GROUP = Group(

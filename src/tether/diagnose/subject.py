@@ -115,9 +115,7 @@ class Subject:
                 lost.setdefault(need, lost[split])
         train = self.samples.get(TRAIN)
         if train is None or train.table.true_labels is None:
-            lost.setdefault(
-                "true_labels", "the true labels of the training samples are not known"
-            )
+            lost.setdefault("true_labels", "the true labels of the training samples are not known")
         if not self.history:
             lost.setdefault("history", "there are no rows of metrics.jsonl")
         if "model" in lost:
