@@ -1,9 +1,8 @@
-"""Runs with suspects, as ``tether tune`` and ``tether labels find`` leave them, without training."""
+"""Runs with suspects, as ``tether labels find`` leaves them, without training."""
 
 from __future__ import annotations
 
 import csv
-import json
 import re
 import subprocess
 import sys
@@ -127,7 +126,3 @@ def serving(run: Path, *options: str) -> Iterator[SimpleNamespace]:
         process.wait()
         process.stdout.close()
         process.stderr.close()
-
-
-def read_json(text: str) -> Any:
-    return json.loads(text)

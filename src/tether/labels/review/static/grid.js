@@ -10,7 +10,7 @@ const onPage = () => state.order.slice(pageOf(state.at) * PER_PAGE, (pageOf(stat
 function actOnGrid(name) {
   const numbers = onPage().filter((n) => grid.chosen.has(n));
   if (!numbers.length && current() !== undefined) numbers.push(current());
-  if (!numbers.length) return;
+  if (!numbers.length || !numbers.every((n) => grid.tiles.has(n))) return;
   const finish = (label) => {
     grid.chosen.clear();
     decide(numbers, name, label);

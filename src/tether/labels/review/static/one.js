@@ -19,7 +19,7 @@ function actionBar(act, n) {
 /** Decide about the suspect in sight and go on to the next that is undecided. */
 function actOnOne(name) {
   const n = current();
-  if (n === undefined) return;
+  if (n === undefined || n !== drawn) return; // nobody decides about what is not in sight yet
   if (name === "other") pick(n, (label) => finishOne(n, "other", label));
   else finishOne(n, name);
 }
@@ -38,6 +38,7 @@ async function drawOne(anew) {
   const n = current();
   if (n === undefined) {
     drawn = -1;
+    delete $("one").dataset.n;
     const words = "No suspect is left by these filters.";
     $("one").replaceChildren(make("p", { class: "empty" }, words));
     return;
@@ -54,6 +55,7 @@ async function drawOne(anew) {
     if (mine !== turn) return;
     drawn = n;
     showOne(n, suspect);
+    $("one").dataset.n = n;
     ahead();
   } else {
     $("one").querySelector(".decision").replaceWith(decisionNode(n));
