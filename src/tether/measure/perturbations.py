@@ -113,7 +113,8 @@ class Attack:
 
 def _per_sample(values: Tensor) -> Tensor:
     """Euclidean size of each sample, shaped to multiply it."""
-    return values.flatten(1).norm(dim=1).reshape(-1, *[1] * (values.ndim - 1))
+    sizes: Tensor = values.flatten(1).norm(dim=1)
+    return sizes.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def direction(gradient: Tensor, norm: str) -> Tensor:
