@@ -115,3 +115,16 @@ def test_shots_beyond_a_class_and_without_classes(tmp_path):
     assert notice(source, "few_samples").examples == ["b"]
     with pytest.raises(ConfigError, match="--limit-train"):
         load_data(config(texts(tmp_path / "e.csv", [0.5, 1.5] * 9), shots=2))
+
+
+def test_the_first_classes_alone(tmp_path):
+    labels = ["a", "b", "c", "d"] * 6
+    for split in ("train", "test"):
+        texts(tmp_path / f"{split}.csv", labels)
+    source = load_data(config(tmp_path, limit_classes=2))
+    assert source.class_names == ["a", "b"]
+    assert {name: len(table) for name, table in source.tables.items()} == {
+        "train": 10, "validation": 2, "test": 12,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="at least 2 classes of single-label data, got 1"):
+        load_data(config(tmp_path, limit_classes=1))

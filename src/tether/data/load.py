@@ -41,6 +41,8 @@ def load_data(config: TuneConfig) -> DataSource:
         ConfigError: the data are not there or cannot be used as asked; says what to do.
     """
     source, keys = read_tables(config)
+    if config.limit_classes:
+        _first_classes(source, config.limit_classes)
     tables, task = source.tables, source.task
     if "validation" not in tables:
         train, validation = split_validation(
@@ -256,6 +258,23 @@ def _check_classes(source: DataSource) -> None:
         names = [source.class_names[i] for i in np.flatnonzero(mask)]
         if names:
             source.notices.append(Notice(kind, "train", len(names), what, names[:5]))
+
+
+def _first_classes(source: DataSource, number: int) -> None:
+    """Leave out the samples of all other classes, in every split."""
+    if source.task != "single_label" or number < 2:
+        raise ConfigError(
+            f"option limit_classes: at least 2 classes of single-label data, got {number} for "
+            f"{source.task} data"
+        )
+    for split, table in source.tables.items():
+        if table.labels is not None:
+            kept = table.labels < number
+            if table.true_labels is not None:
+                kept &= table.true_labels < number
+            source.tables[split] = table.take(np.flatnonzero(kept))
+    source.class_names = source.class_names[:number]
+    _check_classes(source)
 
 
 def _fewer(source: DataSource, config: TuneConfig) -> None:

@@ -135,6 +135,9 @@ class TuneConfig:
         0.2, "part of the training data to validate on where no split exists", group="Data",
         above=0, high=0.9,
     )  # fmt: skip
+    limit_classes: int = option(
+        0, "keep the first so many classes, in every split; 0: all", group="Data", low=0
+    )
     limit_validation: int = option(
         0, "keep this many validation samples; 0: all", group="Data", low=0
     )
