@@ -124,7 +124,7 @@ def _ordered(data: Any) -> Iterator[Any]:
     if isinstance(data, DataLoader):
         plain = isinstance(data.sampler, (SequentialSampler, RandomSampler))
         if isinstance(data.dataset, IterableDataset) or not plain or data.batch_size is None:
-            states = [(g, g.get_state()) for g in BatchStream._generators(data).values()]
+            states = [(g, g.get_state()) for g in _generators(data)]
             try:
                 yield from data
             finally:
@@ -142,3 +142,10 @@ def _ordered(data: Any) -> Iterator[Any]:
         yield from data
     else:
         raise ConfigError(f"data must give batches, a {type(data).__name__} does not")
+
+
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Those that a loader and its samplers draw from."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    found = [*BatchStream._generators(loader).values(), getattr(inner, "generator", None)]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tether.errors import ConfigError, TetherError
@@ -46,7 +48,8 @@ class Curvature:
         noise: the weights, inside its context.
         task: the loss.
         method: ``"autograd"``, ``"finite_difference"``, or ``"auto"``: the second where the first
-            is not possible.
+            is not possible, or a layer has a backward of its own, which autograd may take for a
+            constant without a word.
 
     Raises:
         ConfigError: an unknown method.
@@ -60,6 +63,9 @@ class Curvature:
         self._inputs: Inputs | None = None
         self._count = 1
         self._grads: list[Tensor] = []
+        #: Layers with a backward of their own, which may not be differentiable and not say so.
+        self._opaque = False
+        self._checked = method == "auto"
         self._root = math.sqrt(
             sum(r**2 * w.numel() for r, w in zip(self._sizes(), self.weights, strict=True))
             / max(sum(w.numel() for w in self.weights), 1)
@@ -78,6 +84,8 @@ class Curvature:
         self._inputs, self._count = inputs, count
         if self.method != "finite_difference":
             self._grads = self._gradients(create_graph=True)
+        if self.method == "auto" and self._opaque:
+            self.method, self._grads = "finite_difference", []
 
     def leave(self) -> None:
         """Let go of the batch's graph."""
@@ -102,10 +110,7 @@ class Curvature:
             raise
         except RuntimeError as error:
             if self.method == "autograd":
-                raise TetherError(
-                    "a layer of the model has no second derivative "
-                    f'({str(error).splitlines()[0]}): use method="finite_difference"'
-                ) from error
+                raise self._no_second(str(error).splitlines()[0]) from error
             self.method, self._grads = "finite_difference", []
             return self._differences(vectors, chosen)
         self.method = "autograd"
@@ -120,10 +125,23 @@ class Curvature:
         loss = losses.sum() / self._count
         if not loss.requires_grad:
             return [torch.zeros_like(w) for w in weights]
+        if self.method == "auto" and create_graph:
+            self._opaque = any(isinstance(node, BackwardCFunction) for node in _nodes([loss]))
         found = torch.autograd.grad(loss, weights, create_graph=create_graph, allow_unused=True)
-        return [
+        grads = [
             torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)
         ]
+        if create_graph and not self._checked:
+            self._checked = True
+            if any(type(node).__name__ == "Error" for node in _nodes(grads)):
+                raise self._no_second("one of them can be differentiated once only")
+        return grads
+
+    @staticmethod
+    def _no_second(why: str) -> TetherError:
+        return TetherError(
+            f'a layer of the model has no second derivative ({why}): use method="finite_difference"'
+        )
 
     def _double_backward(self, vectors: Vectors, places: list[int]) -> list[Tensor]:
         rows = [place for place in places if self._grads[place].requires_grad]
@@ -152,6 +170,19 @@ class Curvature:
             sides.append(self._gradients(places=places))
         self.noise.restore(places)
         return [(up - down) / (2 * step) for up, down in zip(*sides, strict=True)]
+
+
+def _nodes(tensors: Vectors) -> Iterator[Any]:
+    """Every node of the graphs that tensors come from."""
+    queue: list[Any] = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(queue)
+    while queue:
+        node = queue.pop()
+        yield node
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                queue.append(following)
 
 
 def micro_batches(evaluation: Evaluation, size: int | None) -> list[tuple[Inputs, int]]:

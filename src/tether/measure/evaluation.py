@@ -221,6 +221,8 @@ def collect(
     """
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"max_seconds must be above 0, got {max_seconds}")
+    if max_samples is not None and max_samples < 1:
+        raise ConfigError(f"max_samples must be at least 1, got {max_samples}")
     began = time.perf_counter()
     with undisturbed(model) as inner, torch.no_grad():
         named_weights(inner, precise=False)

@@ -79,8 +79,9 @@ def hessian_trace(
     Tells which layers the loss is sharp in. For smooth networks it gives the noise stability at
     small sigma, ``S(sigma) = sigma^2 / 2 tr H``. For networks with rectifiers autograd does not
     see the kinks, whose share is of the same size (differences of gradients see them): compare
-    layers with it, and take :func:`tether.measure.noise_stability` for a number of flatness. On data fitted to the last
-    sample it is tiny while the loss explodes further out: look at several sigmas there, too.
+    layers with it, and take :func:`tether.measure.noise_stability` for a number of flatness. On
+    data fitted to the last sample it is tiny while the loss explodes further out: look at several
+    sigmas there, too.
 
     ``tr H_i = E[v_i' (H v)_i]`` with v = +-1 at random on all chosen tensors at once; what other
     layers add vanishes in expectation. Draws are added, ten at a time from twenty on, until the
@@ -96,8 +97,9 @@ def hessian_trace(
             batches' traces, which bounds suppose (it depends on the batch size, and noise makes
             it too large).
         method: ``"autograd"``, a double backward; ``"finite_difference"`` of gradients, for
-            layers without a second derivative and for less memory; ``"auto"``, the first where it
-            is possible. Attention runs in its plain form.
+            layers without a second derivative and for less memory; ``"auto"``, the first unless a
+            layer has no second derivative or a backward of its own. Attention runs in its plain
+            form.
         layers: as in :func:`tether.measure.noise_stability`.
         micro_batch: split batches into parts of at most so many samples, to save memory; None
             takes them as they are.
