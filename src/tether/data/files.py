@@ -100,7 +100,7 @@ def read_csv(path: Path) -> Columns:
         ConfigError: no header, columns of the same name, a row of another length, bad quotes.
     """
     text = read_text(path)
-    delimiter = _delimiter(path, text)
+    delimiter = delimiter_of(path, text)
     try:
         rows = list(_records(text, delimiter))
     except csv.Error as error:
@@ -126,7 +126,7 @@ def read_csv(path: Path) -> Columns:
     return Columns(str(path), names, values.__getitem__, ids, path.parent.absolute())
 
 
-def _delimiter(path: Path, text: str) -> str:
+def delimiter_of(path: Path, text: str) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
     header = text.partition("\n")[0]
