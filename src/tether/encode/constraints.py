@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tether.encode.profile import Profile, measured_profile
 from tether.errors import ConfigError
@@ -86,16 +86,19 @@ class Constraints:
             lines.append(f"  {key}: {_yaml(radius)}  # moved {_short(measured[group])}")
         return "\n".join(lines) + "\n"
 
-    def as_json(self) -> str:
-        """The same as JSON."""
+    def about(self) -> dict[str, Any]:
+        """What the radii were made of, as plain values."""
         p = self.profile
-        about = {
+        return {
             "run": p.run, "weights": p.weights, "epoch": p.epoch, "norm": p.norm,
             "ratio": self.ratio,
             "head_ratio": None if math.isinf(self.head_ratio) else self.head_ratio,
             "distances": p.distances, "head_norm": p.head,
         }  # fmt: skip
-        return json.dumps({"about": about, "radii": self.radii}, indent=2) + "\n"
+
+    def as_json(self) -> str:
+        """The same as JSON."""
+        return json.dumps({"about": self.about(), "radii": self.radii}, indent=2) + "\n"
 
 
 def encode(
