@@ -37,6 +37,12 @@ def make_workspace(folder: Path) -> None:
         (text, ("drama", "comedy", "drama;comedy", "")[i % 4]) for i, text in enumerate(texts)
     ])  # fmt: skip
     (folder / "new_texts.txt").write_text("a fine film\nnot good\n", encoding="utf-8")
+    labels = np.arange(24) % 3
+    np.savez(
+        folder / "pictures.npz", train_clean=labels,
+        train_human=np.where(np.arange(24) < 6, (labels + 1) % 3, labels),
+        train_images=rng.integers(0, 255, (24, 32, 32, 3), dtype=np.uint8),
+    )  # fmt: skip
     bert_folder(folder / "minilm")
     _backbone(folder / "mobilenetv2_035.safetensors")
 
