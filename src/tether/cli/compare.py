@@ -272,7 +272,7 @@ def _tell(line: str) -> None:
 
 
 def _methods(given: list[str] | None) -> list[str] | None:
-    from tether.compare.study import split_methods
+    from tether.compare.entries import split_methods
 
     return [part for text in given for part in split_methods(text)] if given else None
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tether.compare.entries import Entry
 from tether.compare.plan import Case, Run, default_values, own_space, run_id, shared_space
 from tether.compare.storage import Stored
-from tether.compare.study import Entry, Study
+from tether.compare.study import Study
 from tether.compare.suggest import STARTUP, Past, suggest, tenths
 
 Known = Mapping[str, Stored]

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
+from tether.compare.entries import Entry
 from tether.compare.plan import Case, cases
-from tether.compare.study import Entry, Study, load_study, study_values
+from tether.compare.study import Study, load_study, study_values
 from tether.errors import ConfigError
 
 #: Keys that bear on no run.

@@ -49,7 +49,7 @@ class Engine:
     fingerprints: Mapping[str, Mapping[str, str]]
     keep_runs: bool = False
     tell: Told = lambda line: None
-    kept: Callable[[Mapping[str, Any]], None] = lambda row: None
+    kept: Callable[[Run, Mapping[str, Any]], None] = lambda run, row: None
     signum: int = 0
     known: dict[str, Stored] = field(default_factory=dict)
     flying: dict[str, Run] = field(default_factory=dict)
@@ -159,9 +159,13 @@ class Engine:
     def _prints(self, run: Run) -> Mapping[str, str]:
         return self.fingerprints.get(run.case.case_id, {})
 
+    def arm_of(self, run: Run) -> Arm:
+        """The arm that a run belongs to."""
+        return next(a for a in self.arms if a.case is run.case and a.entry is run.entry)
+
     def _row(self, run: Run) -> dict[str, Any]:
         """What a row says before anything was done."""
-        arm = next(a for a in self.arms if a.case is run.case and a.entry is run.entry)
+        arm = self.arm_of(run)
         return {
             "case": run.case.as_row(), "case_id": run.case.case_id, "method": run.entry.label,
             "kind": run.kind, "trial": run.number if run.kind == "trial" else None,
@@ -212,7 +216,7 @@ class Engine:
         self.known[run.id] = Stored(run.settings, row, attempts, "")
         if not self.keep_runs and row["status"] != "failed":
             shutil.rmtree(self._folder(run), ignore_errors=True)
-        self.kept(row)
+        self.kept(run, row)
         self.tell(self._line(run, row))
 
     def _line(self, run: Run, row: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from tether.compare.space import Range, inside
-from tether.compare.study import PROBE, Entry, Named, Study
+from tether.compare.entries import PROBE, Entry, Named
+from tether.compare.space import Range
+from tether.compare.study import Study
 from tether.errors import ConfigError
 from tether.tuning.config import load_config
 from tether.tuning.method_spec import check_methods, entry, method_text
@@ -192,10 +193,10 @@ def check_plan(study: Study) -> list[Case]:
     found = cases(study)
     for one in study.methods:
         try:
-            for tuned in _corners(study, found[0], one):
+            _check_names(one)
+            for tuned in _corners(study, one):
                 check_methods(load_config(run_config(found[0], one, tuned, study.tuning_seed)))
             _check_conflicts(one)
-            _check_options(one)
         except ConfigError as error:
             hint = _known_labels(str(error))
             raise ConfigError(f"methods: {one.label}: {error}{hint}") from None
@@ -208,9 +209,18 @@ def _known_labels(message: str) -> str:
     return f"; '{PROBE}' and 'plain' are known, too" if "unknown method" in message else ""
 
 
-def _corners(study: Study, case: Case, one: Entry) -> Iterator[dict[str, Any]]:
-    """Settings at both ends of every range; first none, so that unknown names are told."""
-    check_methods(load_config(run_config(case, one, {}, 0)))
+def _check_names(one: Entry) -> None:
+    from tether.catalogue import method_info
+
+    for given in one.methods:
+        try:
+            method_info(entry(given)[0])
+        except ValueError as error:
+            raise ConfigError(f"{error} (tether methods lists all)") from None
+
+
+def _corners(study: Study, one: Entry) -> Iterator[dict[str, Any]]:
+    """Settings at both ends of every range."""
     ranges = {**shared_space(study, one), **own_space(one)}
     for end in (1, -1):
         yield {key: values[end] for key, values in ranges.items()}
@@ -224,23 +234,3 @@ def _check_conflicts(one: Entry) -> None:
         for other in method_info(name).conflicts:
             if other in names:
                 raise ConfigError(f"{name} and {other} cannot be combined")
-
-
-def _check_options(one: Entry) -> None:
-    from tether.catalogue import method_info
-    from tether.words import nearest
-
-    for key in one.space:
-        name, dot, option = key.partition(".")
-        if dot and option not in method_info(name).options:
-            known = method_info(name).options
-            hint = nearest(option, known, before=": ", listing=True)
-            raise ConfigError(f"space: method {name!r} has no option {option!r}{hint}")
-
-
-def default_inside(case: Case, one: Entry, ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """The defaults that lie in their ranges."""
-    values = default_values(case, one)
-    return {
-        key: values[key] for key in ranges if key in values and inside(values[key], ranges[key])
-    }

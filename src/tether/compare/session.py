@@ -16,11 +16,12 @@ from tether.compare.changes import check_unchanged, read_stored
 from tether.compare.execute import RESUME, Engine
 from tether.compare.fingerprints import Checked, check_data
 from tether.compare.folder import DATABASE, LOGS, RUNS, StudyFolder
+from tether.compare.optuna_studies import OptunaStudies
 from tether.compare.outcome import Executor, InProcess
-from tether.compare.plan import Case, check_plan
+from tether.compare.plan import Case, Run, check_plan
 from tether.compare.run import threads_set
 from tether.compare.space import describe_range
-from tether.compare.storage import Storage, Stored, sqlite_url
+from tether.compare.storage import Storage, Stored, patiently, sqlite_url
 from tether.compare.study import Study, dump_study, load_study
 from tether.errors import ConfigError, Interrupted
 
@@ -111,13 +112,17 @@ def run_study(
         storage = Storage(
             ways.storage or sqlite_url(folder.path / DATABASE), study.name, alone=not ways.storage
         )
+        trials = OptunaStudies(storage)
         try:
             meta = make_meta(study, arms, checked)
             _agree(storage, study, meta, folder, ways)
+            if ways.new:
+                trials.clear()
             folder.write_study(dump_study(study), meta)
-            _work(study, arms, storage, folder, checked, ways, tell)
+            _work(study, arms, storage, trials, folder, checked, ways, tell)
             return _write_down(study, arms, storage, folder, meta)
         finally:
+            trials.close()
             storage.close()
 
 
@@ -207,13 +212,15 @@ def _agree(
 
 
 def _work(
-    study: Study, arms: list[Arm], storage: Storage, folder: StudyFolder,
+    study: Study, arms: list[Arm], storage: Storage, trials: OptunaStudies, folder: StudyFolder,
     checked: Mapping[str, Checked], ways: How, tell: Callable[[str], None],
 ) -> None:  # fmt: skip
     from tether.compare.executors import make_executor
 
-    def keep(row: Mapping[str, Any]) -> None:
+    def keep(run: Run, row: Mapping[str, Any]) -> None:
         folder.add_row(row)
+        if run.kind == "trial":
+            patiently(lambda: trials.update(engine.arm_of(run), engine.known))
 
     prints = {name: one.fingerprints for name, one in checked.items()}
     folder.write_rows(rows_of(arms, storage.runs()))
@@ -224,6 +231,10 @@ def _work(
     )  # fmt: skip
     try:
         with _listening(engine, executor):
+            known = storage.runs()
+            for arm in arms:  # a trial whose row was kept just before the comparison was killed
+                if any(run not in known or known[run].row is None for run in arm.ids()):
+                    trials.update(arm, known)
             engine.work()
     finally:
         executor.close()
