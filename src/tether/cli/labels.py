@@ -4,13 +4,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tether.cli import labels_find, labels_review
+from tether.cli import labels_apply, labels_export, labels_find, labels_review
 
 if TYPE_CHECKING:
     from typer import Typer
 
 #: One module a subcommand.
-SUBCOMMANDS = (labels_find, labels_review)
+SUBCOMMANDS = (labels_find, labels_review, labels_apply, labels_export)
 
 
 def add(app: "Typer", cls: Any) -> None:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def path(self, number: int) -> Path | None:
+        """The file of a picture, where it is one."""
+        value = self._inputs.get(self.ids[number])
+        return value if isinstance(value, Path) else None
 
     def text(self, number: int) -> list[str]:
         """The paragraphs of a text; empty for a picture."""
