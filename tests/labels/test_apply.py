@@ -211,6 +211,28 @@ def test_a_folder_of_tables(tmp_path):
     assert labels_in(tmp_path / "new")[row["id"]] == row["suggested"]
 
 
+@pytest.mark.parametrize("names", [None, ["ant", "bee", "wasp"]])
+@pytest.mark.parametrize("column", ["", "checked"])
+def test_arrays(tmp_path, names, column):
+    features = np.arange(120, dtype=np.float32).reshape(30, 4)
+    arrays = {"train_features": features, "train_labels": np.arange(30) % 3}
+    if names:
+        arrays["class_names"] = np.array(names)
+    data = tmp_path / "d.npz"
+    np.savez(data, **arrays)
+    run = make_run(tmp_path / "run", data)
+    row = suspects_of(run)[0]
+    path = decide(run, entry(row))
+    apply_corrections(path, data, tmp_path / "new.npz", column=column)
+    new = dict(np.load(tmp_path / "new.npz", allow_pickle=False))
+    changed = new[f"train_{column or 'labels'}"]
+    place = int(row["id"].partition("[")[2][:-1])
+    assert (changed != arrays["train_labels"]).nonzero()[0].tolist() == [place]
+    assert (names or "012")[changed[place]] == row["suggested"]
+    assert labels_in(tmp_path / "new.npz", label_column=column)[row["id"]] == row["suggested"]
+    assert set(new) == {*arrays, f"train_{column or 'labels'}"}
+
+
 @pytest.mark.parametrize("kind", ["text", "number", "list"])
 def test_parquet(tmp_path, kind):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -320,13 +342,13 @@ def test_places_that_are_taken(tmp_path, texts):
 
 
 def test_what_is_no_table_cannot_be_written_anew(tmp_path):
-    rng = np.random.default_rng(0)
-    data = tmp_path / "d.npz"
-    np.savez(data, train_features=rng.normal(size=(30, 4)).astype(np.float32),
-             train_labels=np.arange(30) % 3)  # fmt: skip
+    data = tmp_path / "data"
+    data.mkdir()
+    np.save(data / "train_features.npy", np.zeros((30, 4), np.float32) + np.arange(30)[:, None])
+    np.save(data / "train_labels.npy", np.arange(30) % 3)
     run = make_run(tmp_path / "run", data)
     path = decide(run, entry(suspects_of(run)[0]))
-    refused("only image folders and tables", path, data, tmp_path / "new.npz")
+    refused("only image folders and tables", path, data, tmp_path / "new")
 
 
 def test_a_plain_list_of_ids_and_labels_does(tmp_path, texts):

@@ -15,6 +15,7 @@ from tether.data.labels import encode_labels
 from tether.data.load import read_source
 from tether.data.raw import RawData
 from tether.errors import ConfigError
+from tether.labels.apply_arrays import SUFFIX, write_arrays
 from tether.labels.apply_folder import write_folder
 from tether.labels.apply_table import Edit, moved_paths, tables_of, write_file, write_tables
 from tether.labels.corrections import (
@@ -60,7 +61,8 @@ def apply_corrections(
 
     An image folder becomes a new folder in which each corrected image lies in another class
     folder; files are hard links, or copies where the file system gives none. Tables (CSV, TSV,
-    parquet, or a folder of them) are copied with their labels changed, or with a new column.
+    parquet, ``.npz``, or a folder of tables) are copied with their labels changed, or with a new
+    column.
 
     Args:
         corrections: the journal of a review, or a CSV file with the columns ``id`` and ``label``.
@@ -147,6 +149,10 @@ def _write(
             if column:
                 raise ConfigError("option column: an image folder has no columns")
             return write_folder(data, raw, changes, output)
+        if data.suffix.lower() == SUFFIX:
+            labels = {change.id: change.after for change in changes}
+            write_arrays(data, raw, labels, output, column, config)
+            return 0
         files = tables_of(data, raw)
         edit = _edit(files, raw, changes, output, column, config, alone=data.is_file())
         if data.is_file():

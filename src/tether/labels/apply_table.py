@@ -55,8 +55,8 @@ def tables_of(data: Path, raw: RawData) -> list[Path]:
     files = [folder / name for name in sorted(names)]
     if not all(path.suffix.lower() in SUFFIXES and path.is_file() for path in files):
         raise ConfigError(
-            f"data {data}: only image folders and tables ({', '.join(SUFFIXES)}) can be written "
-            "anew; save the data as one of them first"
+            f"data {data}: only image folders and tables ({', '.join(SUFFIXES)}, .npz) can be "
+            "written anew; save the data as one of them first"
         )
     return files
 

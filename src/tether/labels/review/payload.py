@@ -27,6 +27,7 @@ def overview(review: Review) -> dict[str, Any]:
         "classes": len(review.class_names),
         "labels": list(labels),
         "warnings": review.warnings,
+        "likely": review.likely,
         "id": [s.id for s in rows],
         "given": [labels[s.given] for s in rows],
         "suggested": [labels[s.suggested] for s in rows],

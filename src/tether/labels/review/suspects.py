@@ -68,6 +68,7 @@ class Review:
         suspects: in the order in which they should be looked at.
         samples: inputs of the suspects and of their neighbours.
         warnings: what the reviewer should know about the data.
+        likely: how many of them are probably wrong; the list may go on after them.
     """
 
     run: Path
@@ -78,6 +79,7 @@ class Review:
     suspects: list[Suspect]
     samples: Samples
     warnings: list[str] = field(default_factory=list)
+    likely: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -194,11 +196,16 @@ def open_review(run: str | Path, *, data: str = "") -> Review:
     warnings = _changes(suspects, source, inputs, separator, before)
     review = Review(
         opened.path, source.name, source.task, source.class_names, separator, suspects,
-        Samples(source.kind, wanted, inputs), warnings,
+        Samples(source.kind, wanted, inputs), warnings, _likely(summary, len(suspects)),
     )  # fmt: skip
     for label in {label for s in suspects for label in (s.given, s.suggested)}:
         review.check_label(label)
     return review
+
+
+def _likely(summary: Mapping[str, Any], listed_here: int) -> int | None:
+    number = summary.get("suspects")
+    return number if type(number) is int and 0 < number < listed_here else None
 
 
 def _wanted(suspects: Iterable[Suspect]) -> list[str]:

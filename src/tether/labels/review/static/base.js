@@ -124,7 +124,8 @@ function applyFilters() {
   state.place = new Array(data.id.length).fill(-1);
   for (let n = 0; n < data.id.length; n++) {
     if ($("pair").value && !(data.given[n] === given && data.suggested[n] === suggested)) continue;
-    if (status !== "all" && statusOf(n) !== status) continue;
+    if (status === "likely" && n >= data.likely) break;
+    if (!["all", "likely"].includes(status) && statusOf(n) !== status) continue;
     state.place[n] = state.order.length;
     state.order.push(n);
   }

@@ -4,11 +4,12 @@ let store = null;
 
 /** Show what has changed; `moved`: another suspect is in sight. */
 function refresh(moved = false) {
-  const total = state.data.id.length;
+  const total = state.data.likely ?? state.data.id.length;
   $("progress").max = total || 1;
   $("progress").value = state.counts.done;
   const skipped = state.counts.skip ? `, ${state.counts.skip} skipped` : "";
-  const words = `${state.counts.done} of ${total} decided${skipped}`;
+  const what = state.data.likely ? " probably wrong" : "";
+  const words = `${state.counts.done} of ${total}${what} decided${skipped}`;
   if ($("count").textContent !== words) $("count").textContent = words;
   $("undo").disabled = !state.history.length;
   for (const view of ["one", "grid"]) {
@@ -113,6 +114,11 @@ async function start() {
   $("warnings").replaceChildren(...data.warnings.map((text) => make("li", {}, text)));
   $("warnings").hidden = !data.warnings.length;
   fillPairs();
+  if (data.likely) {
+    const words = `probably wrong (${data.likely})`;
+    $("show").prepend(make("option", { value: "likely", selected: true }, words));
+    $("show").value = "likely";
+  }
   startList();
   startPicker();
   $("pair").addEventListener("change", () => applyFilters());
