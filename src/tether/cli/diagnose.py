@@ -1,4 +1,4 @@
-"""``tether diagnose``: what is going wrong in a run, the number behind it, and what addresses it."""
+"""``tether diagnose``: what is going wrong in a run, by which number, and what addresses it."""
 
 # Without postponed annotations: see tether.cli.app.
 

@@ -35,7 +35,8 @@ def measure_trace(case: Case) -> Found:
 
 
 def _by_group(case: Case, names: Sequence[str], numbers: Sequence[float]) -> dict[str, float]:
-    groups, sums = case.subject.groups(), {}
+    groups = case.subject.groups()
+    sums: dict[str, float] = {}
     for name, number in zip(names, numbers, strict=True):
         sums[groups[name]] = sums.get(groups[name], 0.0) + float(number)
     return sums

@@ -121,6 +121,7 @@ def measure_probe(case: Case) -> Found:
         train.features, eye[train.labels.numpy()], test.features, eye[test.labels.numpy()]
     )
     now = case.passes.outputs(HELD_OUT)
+    assert now.labels is not None
     values = {
         name: float(getattr(found, name))
         for name in ("error_at_predicted_time", "error_at_measured_time",

@@ -184,7 +184,7 @@ def _how(
     rows: list[list[object]] = [
         [key, *(one.facts.get(key) for one in runs.values())] for key in keys
     ]
-    rows.append(["samples", *(_samples(one) for one in everyone)])
+    rows.append(["samples", *(_samples(one) for one in runs.values())])
     page.add_table(["", *runs], rows, "What was diagnosed.")
     steps = list(dict.fromkeys(name for one in runs.values() for name in one.outcomes))
     page.add_table(
