@@ -92,6 +92,7 @@ class Evaluation:
         self.model, self.task = model, TaskLoss(loss)
         self.batches: list[Inputs] = []
         self.counts: list[int] = []
+        self._masks: list[Tensor | None] = []
         self.outputs = 1
         total, self.largest = 0.0, 0.0
         with torch.no_grad():
@@ -101,6 +102,7 @@ class Evaluation:
                 losses = self.task.per_sample(logits, inputs.targets).double()
                 self.batches.append(inputs)
                 self.counts.append(count_rows(self.task, inputs.targets))
+                self._masks.append(self.task.row_mask(inputs.targets))
                 self.outputs = _outputs(logits)
                 total += float(losses.sum())
                 self.largest = max(self.largest, float(losses.max()))
@@ -133,10 +135,10 @@ class Evaluation:
         inputs = self.batches[place]
         logits = forward(self.model, inputs)
         errors = sample_errors(logits, inputs.targets)
-        sound = torch.isfinite(logits).flatten(1).all(1) if logits.ndim > 1 else logits.isfinite()
-        counted = self.task.row_mask(inputs.targets)
-        errors = torch.where(sound, errors, 1.0)
-        return (errors if counted is None else errors * counted).sum()
+        size = logits.flatten(1).sum(1) if logits.ndim > 1 else logits
+        errors = torch.where(torch.isfinite(size), errors, 1.0)
+        mask = self._masks[place]
+        return (errors if mask is None else errors * mask).sum()
 
 
 def _outputs(logits: Tensor) -> int:

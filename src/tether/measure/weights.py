@@ -244,6 +244,7 @@ class Perturbation:
         self.names = list(weights)
         self.tensors = [weight.data for weight in weights.values()]
         self.seed = int(seed)
+        self._marks = [mix_seed(name) for name in self.names]
         self.kept: list[Tensor] = []
         self.noise: list[Tensor] = []
 
@@ -276,9 +277,10 @@ class Perturbation:
         """
         if not self.noise:
             self.noise = [torch.empty_like(tensor) for tensor in self.tensors]
-        for name, noise in zip(self.names, self.noise, strict=True):
+        drawn_by = mix_seed(self.seed, *key)
+        for mark, noise in zip(self._marks, self.noise, strict=True):
             generator = torch.Generator(noise.device)
-            generator.manual_seed(mix_seed(self.seed, *key, name))
+            generator.manual_seed(mix_seed(drawn_by, mark))
             if noise.dtype is torch.float32 and noise.is_contiguous():
                 noise.normal_(generator=generator)
             else:
