@@ -151,18 +151,18 @@ def _claims(summary: Summary) -> Iterable[str]:
     for pair in dict.fromkeys((each.method, each.against) for each in summary.comparisons):
         mine = [each for each in summary.comparisons if (each.method, each.against) == pair]
         names = shown(pair[0]), shown(pair[1])
-        for word in ("better", "worse"):
-            found = [each for each in mine if each.verdict == word]
-            if not found:
-                continue
-            if len(mine) == 1:
-                yield f"{names[0]} is {word} than {names[1]}: {_evidence(found[0], numbers)}."
-            else:
-                cases = joined([each.case for each in found], most=3)
-                yield (
-                    f"{names[0]} is {word} than {names[1]} in {len(found)} of {len(mine)} cases "
-                    f"({cases})."
-                )
+        found = {word: [e for e in mine if e.verdict == word] for word in ("better", "worse")}
+        if len(mine) == 1 and mine[0].significant:
+            word = mine[0].verdict
+            yield f"{names[0]} is {word} than {names[1]}: {_evidence(mine[0], numbers)}."
+            continue
+        parts = [
+            f"{word} in {len(each)} ({joined([e.case for e in each], most=3)})"
+            for word, each in found.items()
+            if each
+        ]
+        if parts:
+            yield f"{names[0]} against {names[1]}, {len(mine)} cases: {' and '.join(parts)}."
     for over in summary.across:
         if over.significant:
             yield (

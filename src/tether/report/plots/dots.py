@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.report.blocks import Key, Panel, Plot
-from tether.report.palette import INK, MUTED, SURFACE, Color
+from tether.report.palette import INK, MUTED, Color
 from tether.report.plots.common import (
     Floats,
     finite_range,
@@ -86,8 +86,7 @@ def dot_plot(
                 clip_on=False,
             )
             if label in lines:
-                for shade, thickness in ((SURFACE.light, 3.4), (INK.light, 1.4)):
-                    axes.hlines(row, *lines[label], color=shade, linewidth=thickness, zorder=3)
+                axes.hlines(row, *lines[label], color=INK.light, linewidth=1.4, zorder=1.5)
             axes.vlines(
                 means[label],
                 row - 0.36,

@@ -12,7 +12,7 @@ from tether.report.svg import printable, render
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDTH = 520.0
+_WIDTH = 460.0
 
 
 def rank_plot(

@@ -40,6 +40,7 @@ def sensitivity_scatter(
     *,
     y: str,
     percent: bool = False,
+    higher_is_better: bool = True,
     colors: Mapping[str, Color] | None = None,
     max_points: int = 300,
 ) -> Plot:
@@ -49,6 +50,7 @@ def sensitivity_scatter(
         trials: one entry per option.
         y: what the score is.
         percent: show fractions as percentages.
+        higher_is_better: whether larger scores are better, for the words.
         colors: colours of the labels of the series, from `assign_colors`.
         max_points: draw at most so many trials of a panel, evenly spaced.
 
@@ -66,7 +68,7 @@ def sensitivity_scatter(
     panels = tuple(
         Panel(
             _draw(each, used, width, y, percent=percent, most=max_points),
-            _describe(each, y, percent=percent),
+            _describe(each, y, percent=percent, up=higher_is_better),
             width,
             each.option,
         )
@@ -109,7 +111,7 @@ def _draw(
         if log:
             axes.set_xscale("log")
         for at in dict.fromkeys(place(value) for value in each.chosen):
-            axes.axvline(at, color=INK.light, linewidth=1)
+            axes.axvline(at, color=INK.light, linewidth=1, zorder=0.5)
         for label, cloud in clouds.items():
             axes.plot(
                 cloud[:, 0],
@@ -143,7 +145,7 @@ def _text(value: object) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def _describe(each: Trials, y: str, *, percent: bool) -> str:
+def _describe(each: Trials, y: str, *, percent: bool, up: bool) -> str:
     found = [
         (score, value)
         for pairs in each.series.values()
@@ -153,7 +155,7 @@ def _describe(each: Trials, y: str, *, percent: bool) -> str:
     if not found:
         return f"{y} by {each.option}: no trial with a score."
     scores = [score for score, _ in found]
-    best = found[int(np.argmax(scores))]
+    best = found[int(np.argmax(scores) if up else np.argmin(scores))]
     chosen = ", ".join(dict.fromkeys(_text(value) for value in each.chosen))
     return (
         f"{y} by {each.option}: {len(found)} trials, best {number(best[0], percent=percent)} "
