@@ -27,6 +27,10 @@ KEYS = (
     "models", "data", "noise", "shots", "methods", "baseline", "seeds", "trials", "metric",
     "score", "threads", "leaks", "name",
 )  # fmt: skip
+#: Those, by their names in :class:`tether.compare.session.How`.
+HOW = (
+    "workers", "ray", "storage", "keep_runs", "new", "extend", "retry_failed", "markdown", "latex",
+)  # fmt: skip
 
 
 def add(app: "Typer", cls: Any) -> None:
@@ -201,6 +205,12 @@ def add(app: "Typer", cls: Any) -> None:
         report: Annotated[
             bool, flag("--report", text="only write the report of STUDY anew", panel=how)
         ] = False,
+        markdown: Annotated[
+            bool, flag("--markdown", text="write the tables as Markdown, too", panel=how)
+        ] = False,
+        latex: Annotated[
+            bool, flag("--latex", text="write the tables as LaTeX, too", panel=how)
+        ] = False,
         dry_run: Annotated[
             bool, flag("--dry-run", text="print the plan, and run nothing", panel=how)
         ] = False,
@@ -240,7 +250,7 @@ def run(given: Mapping[str, Any]) -> int:
 
     source, output = given["study"], given["output"]
     if given["report"]:
-        return _report(source or output)
+        return _report(source or output, given)
     if source is not None and Path(source).is_dir():  # go on with what is in it
         output = output or source
         source = str(Path(source) / STUDY_FILE)
@@ -258,11 +268,7 @@ def run(given: Mapping[str, Any]) -> int:
     from tether.compare.session import run_study
 
     with redirect_stdout(sys.stderr):  # what libraries print is no result
-        result = run_study(
-            study, output, tell=_tell,
-            **{key: given[key] for key in ("workers", "ray", "storage", "keep_runs", "new",
-                                           "extend", "retry_failed")},
-        )  # fmt: skip
+        result = run_study(study, output, tell=_tell, **{key: given[key] for key in HOW})
     _show(result, given["as_json"])
     return PARTLY if result.failed else 0
 
@@ -302,7 +308,7 @@ def _dry_run(study: Any, given: Mapping[str, Any]) -> int:
     return 0
 
 
-def _report(folder: str | None) -> int:
+def _report(folder: str | None, given: Mapping[str, Any]) -> int:
     from tether.compare.session import read_result, render
     from tether.errors import ConfigError
 
@@ -310,8 +316,8 @@ def _report(folder: str | None) -> int:
         raise ConfigError("--report: name the folder of the study")
     result = read_result(folder)
     with redirect_stdout(sys.stderr):
-        render(result)
-    _show(result, False)
+        render(result, markdown=given["markdown"], latex=given["latex"])
+    _show(result, given["as_json"])
     return 0
 
 

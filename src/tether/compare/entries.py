@@ -21,15 +21,25 @@ OURS = (
     "model", "data", "methods", "output_dir", "seed", "export", "eval_metric", "noise", "shots",
     "report_to", "patience",
 )  # fmt: skip
+#: Options that say which network makes features, and how it sees its inputs.
+FEATURE_OPTIONS = ("model", "weights", "model_args", "image_size", "max_length")
 _PLUS = re.compile(r"\+(?=\s*[A-Za-z_])")
 
 
 @dataclass(frozen=True)
 class Named:
-    """A model or a data set: its short name, and the options of ``tether tune`` that make it."""
+    """A model or a data set.
+
+    Attributes:
+        name: short, for tables.
+        settings: the options of ``tether tune`` that make it.
+        features_of: of a model that is trained on the features of a frozen one: the options that
+            make that one (``model``, ``weights``, ...).
+    """
 
     name: str
     settings: Mapping[str, Any]
+    features_of: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,14 +77,31 @@ def read_named(what: str, key: str, given: Any, where: str) -> tuple[Named, ...]
         if isinstance(one, Mapping):
             rest = dict(one)
             own = str(rest.pop("name", "") or "")
+            of = _features_of(rest.pop("features_of", None), where) if key == "model" else {}
             ours = tuple(name for name in OURS if name != key)
             settings = read_options(rest, f" under {what}{where}", ours)
             if not settings.get(key):
                 raise ConfigError(f"{what}: an entry has no {key}:{where}: {one!r}")
         else:
-            own, settings = "", {key: str(one)}
-        found.append(Named(own or short_name(settings[key]), settings))
+            own, settings, of = "", {key: str(one)}, {}
+        found.append(Named(own or short_name(settings[key]), settings, of))
     return tuple(found)
+
+
+def _features_of(given: Any, where: str) -> dict[str, Any]:
+    """A model's name, or a mapping with its options."""
+    if given is None:
+        return {}
+    place = f" under features_of{where}"
+    ours = tuple(name for name in OURS if name != "model")
+    found = read_options({"model": given} if isinstance(given, str) else given, place, ours)
+    for name in found:
+        if name not in FEATURE_OPTIONS:
+            hint = nearest(name, FEATURE_OPTIONS, before=": ", listing=True)
+            raise ConfigError(f"option {name} does not bear on features{place}{hint}")
+    if not found.get("model"):
+        raise ConfigError(f"features_of: a model is missing{where}")
+    return found
 
 
 def short_name(text: str) -> str:

@@ -32,8 +32,11 @@ def plan_sections(study: Study, workers: int | None = None) -> list[Section]:
         for case in found:
             checked = check_data(study, case)
             leaks = f", {checked.leaks} test samples occur elsewhere" if checked.leaks else ""
-            each = run_seconds(study, case)
-            lines.append(f"{case.case_id}: {checked.task}, a plain run takes {each:.0f} s{leaks}")
+            each, told = 0.0, "its time is not measured before it runs"
+            if not (case.episodes or case.model.features_of):
+                each = run_seconds(study, case)
+                told = f"a plain run takes {each:.0f} s"
+            lines.append(f"{case.case_id}: {checked.task}, {told}{leaks}")
             seconds += each
     trials = [
         study.trials if shared_space(study, one) or own_space(one) else 0 for one in study.methods

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Engine:
         executor: does the runs.
         runs: folder of the run folders.
         fingerprints: case -> split -> hash of its contents.
+        kinds: case -> kind of its inputs.
+        cache: folder of what runs share.
         keep_runs: leave the run folders where they are.
         tell: is told a line for every run that ended.
         kept: is given every row once it is stored.
@@ -47,6 +49,8 @@ class Engine:
     executor: Executor
     runs: Path
     fingerprints: Mapping[str, Mapping[str, str]]
+    kinds: Mapping[str, str]
+    cache: Path
     keep_runs: bool = False
     tell: Told = lambda line: None
     kept: Callable[[Run, Mapping[str, Any]], None] = lambda run, row: None
@@ -147,7 +151,11 @@ class Engine:
 
     def _job(self, run: Run) -> dict[str, Any]:
         return {
-            "id": run.id, "job": "tune", "config": run.config(), "metric": self.study.metric,
+            "id": run.id, "job": "episodes" if run.case.episodes else "tune",
+            "config": run.config(), "metric": self.study.metric, "cache": str(self.cache),
+            "features_of": dict(run.case.model.features_of), "prints": dict(self._prints(run)),
+            "data_kind": self.kinds.get(run.case.case_id, ""),
+            "episodes": asdict(run.case.episodes) if run.case.episodes else None,
             "folder": str(self._folder(run)), "threads": self.study.threads,
             "past": [{str(step): value for step, value in one.items()} for one in run.past],
             "row": self._row(run),

@@ -48,11 +48,13 @@ class Checked:
     Attributes:
         fingerprints: split -> hash of its contents.
         task: what the labels are.
+        kind: of the inputs.
         leaks: test samples that occur in other splits.
     """
 
     fingerprints: Mapping[str, str]
     task: str
+    kind: str
     leaks: int
 
 
@@ -94,4 +96,4 @@ def check_data(study: Study, case: Case) -> Checked:
             "Remove them there, or compare all the same with --leaks allow"
         )
     prints = {name: fingerprint(table, keys) for name, table in tables.items()}
-    return Checked(prints, source.task, sum(n.count for n in leaks))
+    return Checked(prints, source.task, source.kind, sum(n.count for n in leaks))

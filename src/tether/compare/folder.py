@@ -13,7 +13,7 @@ from tether.files import append_row, finite, read_json, read_rows, write_json, w
 from tether.tuning.run_folder import LOCK_FILE, in_use, locked
 
 STUDY_FILE, META_FILE, ROWS_FILE, DATABASE = "study.yaml", "meta.json", "results.jsonl", "study.db"
-RUNS, LOGS = "runs", "logs"
+RUNS, LOGS, CACHE = "runs", "logs", "cache"
 
 
 class StudyFolder:

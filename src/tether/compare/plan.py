@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from tether.compare.entries import PROBE, Entry, Named
+from tether.compare.episode_spec import Episodes, read_episodes
 from tether.compare.space import Range
 from tether.compare.study import Study
 from tether.errors import ConfigError
@@ -31,6 +32,7 @@ class Case:
         noise: label noise of the training data.
         shots: training samples a class, 0: all.
         settings: options of all its runs.
+        episodes: what few-shot episodes are like; None: ordinary runs.
     """
 
     case_id: str
@@ -39,12 +41,14 @@ class Case:
     noise: str
     shots: int
     settings: Mapping[str, Any]
+    episodes: Episodes | None = None
 
     def as_row(self) -> dict[str, Any]:
         """What a row says of it."""
+        shots = self.episodes.shot if self.episodes else self.shots
         return {
             "model": self.model.name, "data": self.data.name, "noise": self.noise,
-            "shots": self.shots, "limit_train": int(self.settings.get("limit_train", 0)),
+            "shots": shots, "limit_train": int(self.settings.get("limit_train", 0)),
         }  # fmt: skip
 
 
@@ -61,7 +65,15 @@ def cases(study: Study) -> list[Case]:
                     }  # fmt: skip
                     name = _case_id(study, model, data, noise, shots)
                     found.append(Case(name, model, data, noise, shots, settings))
-    return found
+    if not study.episodes:
+        return found
+    return [
+        replace(
+            case, case_id=f"{case.case_id}, {kind.way}-way {kind.shot}-shot",
+            episodes=replace(kind, count=kind.count // len(study.seeds)),
+        )
+        for case in found for kind in read_episodes(study.episodes)
+    ]  # fmt: skip
 
 
 def _case_id(study: Study, model: Named, data: Named, noise: str, shots: int) -> str:
@@ -133,6 +145,10 @@ def run_key(study: Study, run: Run, fingerprints: Mapping[str, str]) -> str:
         "config": run.config(), "kind": run.kind, "score": study.score, "metric": study.metric,
         "threads": study.threads, "data": dict(fingerprints),
     }  # fmt: skip
+    if run.case.model.features_of:
+        parts["features_of"] = dict(run.case.model.features_of)
+    if run.case.episodes:
+        parts["episodes"] = asdict(run.case.episodes)
     text = json.dumps(parts, sort_keys=True, default=str)
     return blake2b(text.encode(), digest_size=12).hexdigest()
 

@@ -12,13 +12,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.compare.fingerprints import located
 from tether.compare.memory import Peak
 from tether.compare.suggest import should_prune, tenths
 from tether.errors import Interrupted, TetherError
 from tether.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from tether.tuning.options import TuneConfig
 
 Job = Mapping[str, Any]
 Row = dict[str, Any]
@@ -90,7 +93,7 @@ def run_tune(job: Job) -> Row:
     from tether.tuning.job import fine_tune
 
     folder, which = Path(job["folder"]), str(job["row"]["which"])
-    config = {**located(job["config"]), "output_dir": str(folder), "eval_metric": job["metric"]}
+    config = prepared(job, output_dir=str(folder), eval_metric=job["metric"])
     make_ready(folder, config)
     final = job["row"]["kind"] == "final"
 
@@ -121,7 +124,35 @@ def run_tune(job: Job) -> Row:
     return row
 
 
-def make_ready(folder: Path, config: Mapping[str, Any]) -> None:
+def prepared(job: Job, **more: Any) -> TuneConfig:
+    """The options of a job, its data read from what the study's runs share."""
+    from tether.compare.caches import shared_data
+    from tether.tuning.config import load_config
+
+    config = load_config({**located(job["config"]), **more})
+    return shared_data(
+        config, job.get("features_of", {}), job.get("prints", {}), job.get("data_kind", ""),
+        Path(job["cache"]),
+    )  # fmt: skip
+
+
+def run_few_shot(job: Job) -> Row:
+    """Few-shot episodes: those of the tuning classes for a trial, else of the classes to judge."""
+    from tether.compare.episode_spec import Episodes
+    from tether.compare.episodes import run_episodes
+    from tether.data import load_data
+
+    config = prepared(job)
+    final = job["row"]["kind"] == "final"
+    if job["row"]["metric"] != "accuracy":
+        raise TetherError(f"episodes are scored by accuracy, not by {job['row']['metric']}")
+    found = run_episodes(
+        config, load_data(config), Episodes(**job["episodes"]), final=final, seed=config.seed
+    )
+    return {"test" if final else "validation": found, "best_epoch": config.epochs}
+
+
+def make_ready(folder: Path, config: TuneConfig) -> None:
     """Wait for a worker that is being ended; remove what no run can go on from."""
     from tether.tuning.config import CONFIG_NAME, differences, load_config
     from tether.tuning.run_folder import LOCK_FILE, in_use
@@ -134,7 +165,7 @@ def make_ready(folder: Path, config: Mapping[str, Any]) -> None:
     usable = (folder / CONFIG_NAME).is_file() and (folder / LOCK_FILE).is_file()
     if usable:
         with contextlib.suppress(TetherError):
-            usable = not differences(load_config(folder), load_config(config))
+            usable = not differences(load_config(folder), config)
     if not usable and not in_use(folder):
         shutil.rmtree(folder)
 
@@ -187,4 +218,4 @@ def pruning(job: Job) -> Any:
     return Prune()
 
 
-JOBS: dict[str, Callable[[Job], Row]] = {"tune": run_tune}
+JOBS: dict[str, Callable[[Job], Row]] = {"tune": run_tune, "episodes": run_few_shot}

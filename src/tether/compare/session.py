@@ -15,7 +15,7 @@ from tether.compare.arm import Arm
 from tether.compare.changes import check_unchanged, read_stored
 from tether.compare.execute import RESUME, Engine
 from tether.compare.fingerprints import Checked, check_data
-from tether.compare.folder import DATABASE, LOGS, RUNS, StudyFolder
+from tether.compare.folder import CACHE, DATABASE, LOGS, RUNS, StudyFolder
 from tether.compare.optuna_studies import OptunaStudies
 from tether.compare.outcome import Executor, InProcess
 from tether.compare.plan import Case, Run, check_plan
@@ -55,6 +55,8 @@ class How:
         new: remove the runs of another study that are there.
         extend: seeds, trials, methods and cases may be added to a study that has runs.
         retry_failed: do failed runs again.
+        markdown: write the tables of the report as Markdown, too.
+        latex: write them as LaTeX, too.
     """
 
     workers: int | None = None
@@ -64,6 +66,8 @@ class How:
     new: bool = False
     extend: bool = False
     retry_failed: bool = False
+    markdown: bool = False
+    latex: bool = False
 
 
 def run_study(
@@ -120,7 +124,9 @@ def run_study(
                 trials.clear()
             folder.write_study(dump_study(study), meta)
             _work(study, arms, storage, trials, folder, checked, ways, tell)
-            return _write_down(study, arms, storage, folder, meta)
+            result = _write_down(arms, storage, folder, meta)
+            render(result, markdown=ways.markdown, latex=ways.latex)
+            return result
         finally:
             trials.close()
             storage.close()
@@ -227,6 +233,7 @@ def _work(
     executor = make_executor(ways.workers, ways.ray, study, folder.path / LOGS)
     engine = Engine(
         study, arms, storage, executor, folder.path.absolute() / RUNS, prints,
+        {name: one.kind for name, one in checked.items()}, folder.path.absolute() / CACHE,
         keep_runs=ways.keep_runs, tell=tell, kept=keep,
     )  # fmt: skip
     try:
@@ -279,7 +286,7 @@ def rows_of(arms: list[Arm], known: Mapping[str, Stored]) -> list[dict[str, Any]
 
 
 def _write_down(
-    study: Study, arms: list[Arm], storage: Storage, folder: StudyFolder, meta: dict[str, Any]
+    arms: list[Arm], storage: Storage, folder: StudyFolder, meta: dict[str, Any]
 ) -> StudyResult:
     rows = rows_of(arms, storage.runs())
     failed = sum(row["status"] == "failed" for row in rows)
@@ -287,21 +294,23 @@ def _write_down(
     folder.write_rows(rows)
     folder.write_meta(meta)
     result = StudyResult(folder.path, rows, meta, failed)
-    render(result)
-    runs = folder.path / RUNS
-    if runs.is_dir() and not any(runs.iterdir()):
-        runs.rmdir()
+    if (folder.path / RUNS).is_dir() and not any((folder.path / RUNS).iterdir()):
+        (folder.path / RUNS).rmdir()
+    shutil.rmtree(folder.path / CACHE, ignore_errors=True)
     return result
 
 
-def render(result: StudyResult) -> None:
-    """Write the report of a study."""
-    from importlib import import_module
-    from importlib.util import find_spec
+def render(result: StudyResult, *, markdown: bool = False, latex: bool = False) -> None:
+    """Write the report of a study.
 
-    if find_spec("tether.compare.page") is None:
-        return
-    import_module("tether.compare.page").write_report(result.rows, result.meta, result.folder)
+    Args:
+        result: its rows.
+        markdown: write the tables as Markdown, too.
+        latex: write the tables as LaTeX, too.
+    """
+    from tether.compare.page import write_report
+
+    write_report(result.rows, result.meta, result.folder, markdown=markdown, latex=latex)
 
 
 def read_result(folder: str | Path) -> StudyResult:

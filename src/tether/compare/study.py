@@ -16,6 +16,7 @@ from tether.compare.entries import (
     read_named,
     read_options,
 )
+from tether.compare.episode_spec import read_episodes
 from tether.compare.space import Range, range_text, read_range
 from tether.errors import ConfigError
 from tether.tuning.config import read_config_file
@@ -46,6 +47,8 @@ class Study:
         prune: break trials off that do worse than the median.
         wave: trials of a method that are tried at once after the first four.
         threads: of every run; numbers may depend on it.
+        episodes: few-shot episodes instead of ordinary runs: ``{way, shot, count, queries}``;
+            ``count`` of them are shared out among the seeds.
         leaks: what to do where test samples occur in other splits: ``"refuse"`` or ``"allow"``.
         name: of the study.
     """
@@ -66,6 +69,7 @@ class Study:
     prune: bool = True
     wave: int = 1
     threads: int = 1
+    episodes: Mapping[str, Any] = field(default_factory=dict)
     leaks: str = "refuse"
     name: str = "study"
 
@@ -163,12 +167,22 @@ def _made(values: dict[str, Any], where: str) -> Study:
     for key in ("metric", "name", "baseline"):
         if key in made:
             made[key] = str(made[key])
+    made["episodes"] = dict(values.get("episodes") or {})
     study = Study(**made)
     return _checked(study, named="baseline" in values)
 
 
 def _checked(study: Study, named: bool) -> Study:
     """What holds between the keys."""
+    if study.episodes:
+        for kind in read_episodes(study.episodes):
+            if kind.count < 2 * len(study.seeds):
+                raise ConfigError(
+                    f"episodes: count {kind.count} gives fewer than two episodes for each of "
+                    f"{len(study.seeds)} seeds"
+                )
+        if any(study.noise) or any(study.shots) or any(m.features_of for m in study.models):
+            raise ConfigError("episodes go with neither noise, shots nor features_of")
     labels = [one.label for one in study.methods]
     if study.baseline not in labels:
         if named:
@@ -264,11 +278,13 @@ def study_values(study: Study) -> dict[str, Any]:
             key: getattr(study, key)
             for key in ("metric", "score", "tuning_seed", "prune", "wave", "threads", "leaks")
         },
+        "episodes": dict(study.episodes),
     }
 
 
 def _named_values(one: Named) -> dict[str, Any]:
-    return {"name": one.name, **one.settings}
+    of = {"features_of": dict(one.features_of)} if one.features_of else {}
+    return {"name": one.name, **one.settings, **of}
 
 
 def _entry_values(one: Entry) -> dict[str, Any]:

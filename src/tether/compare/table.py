@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tether.compare.summary import summarise
+from tether.compare.summary_words import verdict
+
 if TYPE_CHECKING:
     from tether.compare.session import StudyResult
 
@@ -30,7 +33,7 @@ def table_lines(result: StudyResult) -> list[str]:
         f"test {metric}, mean and standard deviation over {len(meta['seeds'])} seeds; "
         f"{meta['trials']} tuning trials each"
     )
-    lines += failures(rows)
+    lines += [verdict(summarise(rows, meta)), *failures(rows)]
     report = result.folder / "report.html"
     lines.append(str(report if report.is_file() else result.folder))
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -43,10 +44,16 @@ def _read(jobs: queue.Queue[str | None]) -> None:
 
 
 def _import_early() -> None:
-    """What every run needs, while the first job is being read."""
+    """What every run needs, imported while the first job is being read.
+
+    What is imported stays: the collections at the end of every run need not look at it.
+    """
     import transformers  # noqa: F401
 
     import tether.tuning.job  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":
