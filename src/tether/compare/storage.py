@@ -100,11 +100,7 @@ class Storage:
         except (ImportError, self._sql.exc.ArgumentError) as error:
             raise ConfigError(f"storage {self._shown}: {error}") from None
         self._define()
-        try:
-            with self._transaction() as to:
-                self._tables.create_all(to, checkfirst=True)
-        except TetherError as error:
-            raise ConfigError(str(error)) from None
+        self._create()
         self._sign()
 
     @property
@@ -163,6 +159,20 @@ class Storage:
         if isinstance(error, self._sql.exc.OperationalError):
             return f"storage {self._shown} cannot be reached: {said[:300]}"
         return f"storage {self._shown}: {said[:300]}"
+
+    def _create(self) -> None:
+        """Make the tables where there are none; somebody else may be doing so at this moment."""
+        for attempt in range(5):
+            try:
+                with self._transaction() as to:
+                    self._tables.create_all(to, checkfirst=True)
+                return
+            except (TetherError, self._sql.exc.IntegrityError) as error:
+                if isinstance(error, TetherError) and "already exists" not in str(error):
+                    raise ConfigError(str(error)) from None
+                if attempt == 4:
+                    raise ConfigError(f"storage {self._shown}: its tables cannot be made") from None
+                time.sleep(0.2)
 
     # -- the study -----------------------------------------------------------------------------
 
