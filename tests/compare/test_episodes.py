@@ -6,15 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.compare.episodes import (
-    Episodes,
-    Learner,
-    draw,
-    interval,
-    read_episodes,
-    run_episodes,
-    split_classes,
-)
+from tether.compare.episode_spec import Episodes, read_episodes
+from tether.compare.episodes import Learner, draw, interval, run_episodes, split_classes
 from tether.data import load_data
 from tether.data.table import DataSource, Table
 from tether.errors import ConfigError

@@ -82,3 +82,17 @@ def test_perceptrons_refuse(tmp_path, model, args, message):
     config = load_config({"model": model, "data": "demo:digits", "model_args": args})
     with pytest.raises(ConfigError, match=message):
         load_model(config, load_data(config))
+
+
+def test_sentence_features_are_the_mean_over_the_tokens(tmp_path):
+    config = load_config(settings(
+        text_file(tmp_path / "t.csv"), tmp_path / "run", model=str(bert_folder(tmp_path / "bert")),
+        model_args={}, image_size=0,
+    ))  # fmt: skip
+    made = assemble(config)
+    table = made.source.tables["train"]
+    found = features_of(made.loaded, table, 5)
+    batch = made.collate([made.plain[3]])
+    batch.pop("labels")
+    hidden = made.loaded.model.eval().bert(**batch)[0]
+    assert np.allclose(found[3], hidden[0].mean(0).detach().numpy(), atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from tether.compare.episode_spec import Episodes
 from tether.data.keyed import key_of
 from tether.data.table import DataSource, Table
 from tether.engine.attach import attach, prepare
@@ -28,25 +29,7 @@ from tether.tuning.assembly import make_methods
 if TYPE_CHECKING:
     from tether.tuning.options import TuneConfig
 
-QUERIES = 15  # samples of a class that an episode is judged on, as the literature has it
 _EPISODE = 77  # keeps what is drawn for episodes apart from other keyed numbers
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """What episodes are like.
-
-    Attributes:
-        way: classes of an episode, at least 2.
-        shot: training samples of each of them, at least 1.
-        count: episodes.
-        queries: samples of each class that are told apart after training, at least 1.
-    """
-
-    way: int
-    shot: int
-    count: int
-    queries: int = QUERIES
 
 
 @dataclass(frozen=True)
@@ -177,7 +160,7 @@ class Learner:
             for _ in range(epochs):
                 for x, y in handle.batches(loader):
                     optimizer.zero_grad()
-                    handle.loss(model(x), y).backward()
+                    handle.loss(model(x), y).backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
             model = handle.finish().eval()
         truth = torch.arange(self.way).repeat_interleave(one.query.shape[1])
@@ -231,35 +214,3 @@ def interval(accuracies: Sequence[float]) -> dict[str, float]:
     values = np.asarray(accuracies, dtype=np.float64)
     width = 1.96 * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return {"accuracy": round(float(values.mean()), 6), "half_width": round(float(width), 4)}
-
-
-def read_episodes(given: Any) -> list[Episodes]:
-    """``{way: 5, shot: [1, 5], count: 600}`` of a study: one kind of episodes for each shot.
-
-    Raises:
-        ConfigError: an unknown key, or a value out of range.
-
-    Example:
-        >>> [one.shot for one in read_episodes({"way": 5, "shot": [1, 5], "count": 600})]
-        [1, 5]
-    """
-    known = ("way", "shot", "count", "queries")
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"episodes: expected {{way: 5, shot: [1, 5], count: 600}}, got {given!r}")
-    unknown = [str(key) for key in given if key not in known]
-    if unknown:
-        from tether.words import nearest
-
-        hint = nearest(unknown[0], known, before=": ", listing=True)
-        raise ConfigError(f"episodes: unknown key {unknown[0]!r}{hint}")
-    shots = given.get("shot", [1, 5])
-    shots = list(shots) if isinstance(shots, (list, tuple)) else [shots]
-    rest = {"way": given.get("way", 5), "count": given.get("count", 600),
-            "queries": given.get("queries", QUERIES)}  # fmt: skip
-    least = {"way": 2, "count": 2, "queries": 1, "shot": 1}
-    for key, value in [*rest.items(), *(("shot", shot) for shot in shots)]:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least[key]:
-            raise ConfigError(
-                f"episodes: {key} is a whole number, at least {least[key]}, not {value!r}"
-            )
-    return [Episodes(shot=shot, **rest) for shot in shots]

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def cache_features(config: TuneConfig, folder: Path, *, batch_size: int = 64) -> Path:
-    """Write what the head of a pretrained model sees of every sample, as data of their own.
+    """Write the features of a frozen pretrained model, as data of their own.
 
     With ``--data FOLDER --model tether:linear`` a linear probe is trained on them, with
     ``tether:mlp`` a perceptron, without a forward through the pretrained model; images are seen
-    without random changes.
+    without random changes (:func:`features_of` says what features are).
 
     Args:
         config: the options of the groups Model and Data are read.
@@ -54,26 +54,53 @@ def cache_features(config: TuneConfig, folder: Path, *, batch_size: int = 64) ->
 
 @torch.inference_mode()
 def features_of(loaded: LoadedModel, table: Table, batch_size: int = 64) -> Any:
-    """What the head sees of each sample, ``[N, D]`` float32, in evaluation mode.
+    """Features of each sample, ``[N, D]`` float32, in evaluation mode.
+
+    They are what the head sees; of a text encoder of transformers, the mean of its last hidden
+    states over the tokens, which sentence encoders are trained for (the head of a stock classifier
+    sees the first token alone).
 
     Args:
-        loaded: a model; a head that sees a row for each token gives the first token's.
+        loaded: a model.
         table: the samples.
         batch_size: samples of a forward.
     """
     encode, collate = evaluation_encoder(loaded), Collator(loaded.pad)
     model = loaded.model.eval()
-    seen: list[Tensor] = []
-
-    def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0])
-
-    hook = model.get_submodule(loaded.head).register_forward_pre_hook(take)
+    encoder = _text_encoder(loaded)
+    seen: list[Any] = []
+    if encoder is None:
+        hook = model.get_submodule(loaded.head).register_forward_pre_hook(
+            lambda module, inputs: seen.append(inputs[0])
+        )
+    else:
+        hook = encoder.register_forward_hook(lambda module, inputs, out: seen.append(out[0]))
+    rows: list[Tensor] = []
     try:
         for start in range(0, len(table), batch_size):
             part = table.inputs[start : start + batch_size]
-            model(**collate.inputs([encode(each) for each in part]))
+            batch = collate.inputs([encode(each) for each in part])
+            model(**batch)
+            rows.append(_pooled(seen.pop(), batch.get("attention_mask")))
     finally:
         hook.remove()
-    rows = [each if each.ndim == 2 else each.flatten(1, -2)[:, 0] for each in seen]
     return torch.cat(rows).float().numpy()
+
+
+def _text_encoder(loaded: LoadedModel) -> nn.Module | None:
+    """The part of a text model of transformers that gives a hidden state for each token."""
+    if loaded.kind != "text" or loaded.library != "transformers":
+        return None
+    found = getattr(loaded.model, str(getattr(loaded.model, "base_model_prefix", "")), None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def _pooled(seen: Tensor, mask: Tensor | None) -> Tensor:
+    """A row a sample: the mean over its tokens, or the only one."""
+    if seen.ndim == 2:
+        return seen
+    rows = seen.flatten(1, -2)
+    if mask is None or mask.shape != rows.shape[:2]:
+        return rows[:, 0]
+    weight = mask.to(rows.dtype).unsqueeze(-1)
+    return (rows * weight).sum(1) / weight.sum(1).clamp(min=1)
