@@ -73,7 +73,7 @@ def test_verdict_comes_first_with_number_and_method():
     assert page.startswith("Verdict") and first < page.index("Scores and classes")
     said = page[first : page.index("Scores and classes")]
     worst = noisy().outcomes["memorisation"].found.values["memorised"]
-    assert "Wrong labels are learnt by heart." in said and f"{worst:.1%}" in said
+    assert "Wrong labels are learnt by heart." in said and f"{100 * worst:.1f} %" in said
     assert "a problem from" in said and "--method elr" in said
 
 

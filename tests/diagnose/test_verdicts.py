@@ -35,7 +35,7 @@ def test_wrong_labels_learnt_by_heart():
     worst = said["memorisation"]
     assert worst.kind == PROBLEM and worst.method == "elr" and "regsl" in worst.remedy
     share = found.outcomes["memorisation"].found.values["memorised"]
-    assert share > 0.3 and f"{share:.1%}" in worst.number and "30 %" in worst.limit
+    assert share > 0.3 and f"{100 * share:.1f} %" in worst.number and "30 %" in worst.limit
     assert said["course"].kind == PROBLEM and said["course"].method == "elr"
     assert said["distances"].kind == PROBLEM and "tether encode" in said["distances"].remedy
     assert [v.weight for v in found.problems] == sorted(

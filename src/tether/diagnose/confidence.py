@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import softmax
 
-from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Verdict
+from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Verdict, share
 from tether.diagnose.subject import HELD_OUT
 from tether.measure.calibration import calibration_report, reliability_curve
 from tether.report.blocks import Column
@@ -44,7 +44,7 @@ def judge_confidence(found: Found, others: Mapping[str, Found]) -> list[Verdict]
         Verdict(
             PROBLEM,
             "The model is surer of itself than it is right.",
-            f"mean confidence {values['confidence']:.1%}, accuracy {values['accuracy']:.1%}",
+            f"mean confidence {share(values['confidence'])}, accuracy {share(values['accuracy'])}",
             f"a problem from {100 * OVER:.0f} points on",
             over / OVER, "label_smoothing",
             "Tell no class that it is certain: --method label_smoothing:smoothing=0.1.",

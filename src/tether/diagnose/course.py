@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tether.diagnose.distances import STILL
-from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict
+from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict, share
 from tether.encode.profile import DISTANCE, HEAD_NORM
 from tether.report import Plot
 from tether.report.plots import curve_panels
@@ -77,14 +77,14 @@ def judge_course(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
         method, other = "elr", "hold to the early predictions: --method elr."
     elif "distances" in others and others["distances"].values["body_relative"] < STILL:
         method, other = "", "learn more slowly: a lower --lr."  # the head alone: no bound helps
-    learnt = f"; wrong labels memorised at the end: {memorised[-1]:.0%}" if memorised else ""
+    learnt = f"; wrong labels memorised at the end: {share(memorised[-1], 0)}" if memorised else ""
     return [
         Verdict(
             PROBLEM,
             "Training went on beyond its best, and lost what it had gained.",
             f"validation {metric} {best:.4g} in epoch {values['best_epoch']:g}, {last:.4g} in "
             f"epoch {values['epochs']:g}{learnt}",
-            f"a problem from {LOST:.0%} of the best on",
+            f"a problem from {share(LOST, 0)} of the best on",
             lost / LOST, method,
             f"Stop in time (--patience 5), or {other}",
         )

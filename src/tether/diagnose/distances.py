@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tether.diagnose.memorisation import MEMORISED
 from tether.diagnose.scores import GAP
-from tether.diagnose.steps import NOTE, PROBLEM, Case, Found, Group, Step, Verdict
+from tether.diagnose.steps import NOTE, PROBLEM, Case, Found, Group, Step, Verdict, share
 from tether.measure import layer_distances
 from tether.report.plots import distance_profile
 
@@ -63,7 +63,7 @@ def judge_distances(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
     values, verdicts = found.values, []
     moved = values["body_relative"]
     if moved > FAR:
-        number = f"they moved by {moved:.0%} of their norm"
+        number = f"they moved by {share(moved, 0)} of their norm"
         harm = harmed(others)
         verdicts.append(
             Verdict(
@@ -71,7 +71,7 @@ def judge_distances(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
                 "The layers below the head have gone far from their pretrained weights, and lost "
                 "by it.",
                 f"{number}, and {harm}",
-                f"a problem from {FAR:.0%} on where samples are learnt by heart as well",
+                f"a problem from {share(FAR, 0)} on where samples are learnt by heart as well",
                 moved / FAR, "layerwise_constraint",
                 "Bound each layer by a share of what it moved here: tether encode on this run.",
             )
@@ -80,7 +80,7 @@ def judge_distances(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
                 NOTE,
                 "The layers below the head have gone far from their pretrained weights; nothing "
                 "else tells that it does harm.",
-                number, f"told from {FAR:.0%} on", moved / FAR,
+                number, f"told from {share(FAR, 0)} on", moved / FAR,
             )
         )  # fmt: skip
     lower, upper = values.get("lower"), values.get("upper")
@@ -89,8 +89,8 @@ def judge_distances(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
             Verdict(
                 PROBLEM,
                 "The lower layers, which hold what is general, moved more than the upper ones.",
-                f"by {lower:.0%} of their norm below, {upper:.0%} above",
-                f"a problem from {UPSIDE_DOWN:g} times as far and {LEAST:.0%} on",
+                f"by {share(lower, 0)} of their norm below, {share(upper, 0)} above",
+                f"a problem from {UPSIDE_DOWN:g} times as far and {share(LEAST, 0)} on",
                 lower / upper / UPSIDE_DOWN if upper else UPSIDE_DOWN, "layerwise_constraint",
                 "Keep lower layers nearer than upper ones: --method layerwise_constraint, or "
                 "tether encode on this run.",
@@ -101,8 +101,8 @@ def judge_distances(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
             Verdict(
                 NOTE,
                 "Nothing but the head was trained: the features are the pretrained ones.",
-                f"the layers below moved by {moved:.2%} of their norm",
-                f"told below {STILL:.1%}",
+                f"the layers below moved by {share(moved, 2)} of their norm",
+                f"told below {share(STILL)}",
                 remedy="If the score is too low, let them learn: no --freeze, or a higher --lr.",
             )
         )  # fmt: skip
@@ -112,9 +112,9 @@ def judge_distances(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
 def harmed(others: Mapping[str, Found]) -> str:
     """What the steps before found that speaks of learning by heart; empty where nothing does."""
     if "memorisation" in others:
-        share = others["memorisation"].values["memorised"]
-        if share > MEMORISED:
-            return f"{share:.0%} of the wrong labels are learnt by heart"
+        memorised = others["memorisation"].values["memorised"]
+        if memorised > MEMORISED:
+            return f"{share(memorised, 0)} of the wrong labels are learnt by heart"
     values = others["scores"].values if "scores" in others else {}
     train, held_out = values.get("train_accuracy"), values.get("held_out_accuracy")
     if train is not None and held_out is not None and train - held_out > GAP:

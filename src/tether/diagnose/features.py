@@ -10,7 +10,7 @@ import torch
 
 from tether.diagnose.geometry import COLLAPSE_STEP, PROBE_STEP, TILT_STEP
 from tether.diagnose.passes import Outputs
-from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict
+from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict, share
 from tether.diagnose.subject import HELD_OUT
 from tether.measure import (
     effective_rank,
@@ -110,7 +110,7 @@ def judge_features(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
                 PROBLEM,
                 "The features collapse: they use far fewer directions than the pretrained ones.",
                 f"effective rank {before:.1f} → {rank:.1f}",
-                f"a problem below {RANK:.0%} of the start", RANK * before / max(rank, 1e-9),
+                f"a problem below {share(RANK, 0)} of the start", RANK * before / max(rank, 1e-9),
                 "adarand", remedy,
             )
         )  # fmt: skip
@@ -123,7 +123,7 @@ def judge_features(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
                 f"mean norm {values['start_norm_mean']:.1f} → {values['norm_mean']:.1f}, entropy "
                 f"{values['start_entropy']:.0f} → {values['entropy']:.0f} nats, or {spread:+.2f} a "
                 "dimension",
-                f"a problem below {NORM:.0%} of the norm and {-SPREAD:g} nats a dimension",
+                f"a problem below {share(NORM, 0)} of the norm and {-SPREAD:g} nats a dimension",
                 NORM / max(norm, 1e-9), "adarand", remedy,
             )
         )  # fmt: skip
@@ -153,8 +153,8 @@ def draw_features(page: Page, runs: dict[str, Found], colors: Mapping[str, Color
         whole,
         "Features of the held-out samples",
         "Along the two main directions of the features at the start, which hold "
-        f"{min(shares):.0%} of their variance{' or more' if len(runs) > 1 else ''}. The panels of "
-        "a run have the same scale.",
+        f"{share(min(shares), 0)} of their variance{' or more' if len(runs) > 1 else ''}. The "
+        "panels of a run have the same scale.",
     )
 
 

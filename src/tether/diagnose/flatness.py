@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Verdict
+from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Verdict, share
 from tether.diagnose.subject import HELD_OUT
 from tether.report.plots import sweep_panels
 
@@ -56,7 +56,7 @@ def judge_stability(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
         Verdict(
             PROBLEM,
             "The solution is sharp: a little noise on the weights costs much of what was learnt.",
-            f"noise of {AT:.0%} of the weights' size raises the loss by {rise:.2f} nats from "
+            f"noise of {share(AT, 0)} of the weights' size raises the loss by {rise:.2f} nats from "
             f"{found.values['loss']:.2f}",
             f"a problem from {SHARP:g} nats on",
             rise / SHARP, "l2_sp",

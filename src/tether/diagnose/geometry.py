@@ -10,7 +10,7 @@ import torch
 
 from tether.diagnose.distances import STILL
 from tether.diagnose.passes import Outputs
-from tether.diagnose.steps import NOTE, Case, Found, Step, Unavailable, Verdict
+from tether.diagnose.steps import NOTE, Case, Found, Step, Unavailable, Verdict, share
 from tether.diagnose.subject import HELD_OUT, TRAIN
 from tether.engine.taps import find_head
 from tether.measure.boundary import boundary_tilt
@@ -159,7 +159,7 @@ def judge_probe(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
             NOTE,
             "A linear probe on the pretrained features does as well: fine-tuning the layers below "
             "gained nothing here.",
-            f"accuracy {probe:.1%} of the probe, {tuned:.1%} of the model",
+            f"accuracy {share(probe)} of the probe, {share(tuned)} of the model",
             f"told up to {100 * NEAR:.0f} point above the probe",
             remedy="Train the head alone (--freeze backbone), or keep near the pretrained weights: "
             "--method l2_sp.",
@@ -180,8 +180,8 @@ def draw_probe(page: Page, runs: dict[str, Found], colors: Mapping[str, Color]) 
             f"A linear probe on the pretrained features{of}",
             "Error on held-out samples against the time of gradient flow, in units of the theory: "
             "predicted from the spectrum of the features without held-out labels, and measured. "
-            f"With the predicted L2 strength it is right on {found.values['accuracy']:.1%}; the "
-            f"fine-tuned model on {found.values['fine_tuned']:.1%}.",
+            f"With the predicted L2 strength it is right on {share(found.values['accuracy'])}; the "
+            f"fine-tuned model on {share(found.values['fine_tuned'])}.",
         )  # fmt: skip
 
 

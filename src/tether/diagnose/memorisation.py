@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy
 
-from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict
+from tether.diagnose.steps import PROBLEM, Case, Found, Group, Step, Unavailable, Verdict, share
 from tether.diagnose.subject import TRAIN
 from tether.measure import loss_histograms, memorization_fractions
 from tether.report.blocks import Column
@@ -40,18 +40,18 @@ def measure_memorisation(case: Case) -> Found:
 
 def judge_memorisation(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
     """Whether the model gives wrong labels back."""
-    share = found.values["memorised"]
-    if share <= MEMORISED:
+    memorised = found.values["memorised"]
+    if memorised <= MEMORISED:
         return []
     resisted = found.values["resisted"]
     return [
         Verdict(
             PROBLEM,
             "Wrong labels are learnt by heart.",
-            f"{share:.1%} of {found.values['num_wrong']:.0f} wrongly labelled training samples "
-            f"are predicted as labelled, {resisted:.1%} as what they are",
+            f"{share(memorised)} of {found.values['num_wrong']:.0f} wrongly labelled training samples "
+            f"are predicted as labelled, {share(resisted)} as what they are",
             f"a problem from {100 * MEMORISED:.0f} % on",
-            share / MEMORISED, "elr",
+            memorised / MEMORISED, "elr",
             "Hold to the early predictions: --method elr; or bound the distances and mend the "
             "labels: --method regsl.",
         )

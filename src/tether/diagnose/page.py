@@ -122,7 +122,7 @@ def _value(diagnosis: Diagnosis, step: str, key: str) -> float | None:
 
 def _shown(value: float, format: str) -> str:
     text = f"{value:{format}}"
-    return text[:-1] + " %" if text.endswith("%") else text
+    return (text[:-1] + " %" if text.endswith("%") else text).replace("-", "−")
 
 
 def _compare(page: Page, runs: dict[str, Diagnosis], colors: dict[str, Color]) -> None:

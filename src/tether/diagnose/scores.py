@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tether.diagnose.steps import NOTE, PROBLEM, Case, Found, Group, Step, Unavailable, Verdict
+from tether.diagnose.steps import (
+    NOTE,
+    PROBLEM,
+    Case,
+    Found,
+    Group,
+    Step,
+    Unavailable,
+    Verdict,
+    share,
+)
 from tether.diagnose.subject import HELD_OUT, TRAIN
 from tether.report.blocks import Cell, Column
 from tether.tuning.metrics import score
@@ -21,6 +31,7 @@ RARE, SUFFERS = 0.5, 0.15
 GAP = 0.15
 #: Rows of the per-class table; of more classes the worst are shown.
 ROWS = 30
+WORDS = {"nll": "negative log-likelihood", "ece": "calibration error", "macro_f1": "macro F1"}
 
 
 def measure_scores(case: Case) -> Found:
@@ -48,7 +59,7 @@ def judge_scores(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
             PROBLEM,
             "The training samples are known much better than others: what was learnt does not "
             "carry over.",
-            f"accuracy {train:.1%} in training, {held_out:.1%} held out",
+            f"accuracy {share(train)} in training, {share(held_out)} held out",
             f"a problem from {100 * GAP:.0f} points apart",
             gap / GAP, "l2_sp", "Keep nearer to the pretrained weights: --method l2_sp:weight=0.1, "
             "or --method distance_constraint.",
@@ -58,15 +69,26 @@ def judge_scores(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
 
 def draw_scores(page: Page, runs: dict[str, Found], colors: Mapping[str, Color]) -> None:
     """A table of all scores."""
-    names = list(dict.fromkeys(name for found in runs.values() for name in found.values))
-    page.add_table(
-        ["score", *runs],
+    splits = ("held_out", "train")
+    columns = [
+        Column(name, ".4g", "right", note=split.replace("_", " ").replace("train", "training"))
+        for name in runs for split in splits
+    ]  # fmt: skip
+    names = dict.fromkeys(
+        key.removeprefix(f"{split}_") for found in runs.values() for key in found.values
+        for split in splits if key.startswith(f"{split}_")
+    )  # fmt: skip
+    rows: list[list[object]] = [
         [
-            [name.replace("_", " "), *(found.values.get(name) for found in runs.values())]
-            for name in names
-        ],
+            WORDS.get(name, name.replace("_", " ")),
+            *(found.values.get(f"{split}_{name}") for found in runs.values() for split in splits),
+        ]
+        for name in names
+    ]
+    page.add_table(
+        ["score", *columns], rows,
         "Scores of the weights that were diagnosed, on the samples that were measured.",
-    )
+    )  # fmt: skip
 
 
 def measure_classes(case: Case) -> Found:
@@ -132,8 +154,8 @@ def judge_classes(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
             Verdict(
                 PROBLEM,
                 "Rare classes are drowned by frequent ones.",
-                f"mean recall {low:.1%} of the {len(rare)} classes with less than "
-                f"{RARE * even:.0f} training samples, {high:.1%} of the others",
+                f"mean recall {share(low)} of the {len(rare)} classes with less than "
+                f"{RARE * even:.0f} training samples, {share(high)} of the others",
                 f"a problem from {100 * SUFFERS:.0f} points apart",
                 (high - low) / SUFFERS, "class_weights", "Weigh them up: --class-weights balanced.",
             )
@@ -158,7 +180,7 @@ def draw_classes(page: Page, runs: dict[str, Found], colors: Mapping[str, Color]
         [
             [
                 row["class"], row["train"], row["support"], row["recall"], row["precision"],
-                Cell(row["taken_for"], note=f"{row['times']} times") if row["times"] else None,
+                Cell(row["taken_for"], note=f"{row['times']}×") if row["times"] else None,
             ]
             for row in order[:ROWS]
         ],

@@ -115,6 +115,16 @@ Judge = Callable[[Found, Mapping[str, Found]], list[Verdict]]
 Draw = Callable[["Page", "dict[str, Found]", "Mapping[str, Color]"], None]
 
 
+def share(value: float, digits: int = 1) -> str:
+    """A share in per cent, as it is written in a sentence.
+
+    Example:
+        >>> share(0.616), share(0.3, 0)
+        ('61.6 %', '30 %')
+    """
+    return f"{100 * value:.{digits}f} %"
+
+
 def no_verdict(found: Found, others: Mapping[str, Found]) -> list[Verdict]:
     """For steps that only show."""
     return []

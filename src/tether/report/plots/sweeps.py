@@ -108,7 +108,8 @@ def _draw(
                     sizes[shown], floor[shown], upper[shown], color=color, alpha=0.16, linewidth=0
                 )
             axes.plot(
-                sizes[shown], mean[shown], color=color, marker="o", markersize=4,
+                sizes[shown], mean[shown], color=color, markersize=4,
+                marker="o" if sizes.size <= 12 else "",
                 linestyle=(0, dash) if dash else "solid",
             )  # fmt: skip
         if sizes.size > 1:
@@ -126,12 +127,10 @@ def _draw(
 def _describe(
     title: str, lines: Mapping[str, Floats], sizes: Floats, x_title: str, y_title: str
 ) -> str:
+    few = np.unique(np.linspace(0, sizes.size - 1, min(sizes.size, 8)).astype(int))
     parts = [
         f"{name}: "
-        + ", ".join(
-            f"{number(float(value))} at {number(float(at))}"
-            for at, value in zip(sizes, mean, strict=True)
-        )
+        + ", ".join(f"{number(float(mean[at]))} at {number(float(sizes[at]))}" for at in few)
         for name, (mean, _, _) in lines.items()
     ]
     return f"{title}: {y_title} over {x_title}. " + "; ".join(parts) + "."
