@@ -11,6 +11,7 @@ from tether.catalogue import register
 from tether.errors import TetherError
 from tether.methods.weights.constraint import WeightConstraint
 from tether.methods.weights.radii import check_radii, match_group, read_radii
+from tether.words import nearest
 
 if TYPE_CHECKING:
     from tether.engine.context import Context
@@ -119,14 +120,15 @@ class LayerwiseConstraint(WeightConstraint):
     def setup(self, ctx: Context) -> None:
         """Work out the radius of each depth group, then the balls."""
         if self.radii is not None and not isinstance(self.radii, Mapping):
-            self._given = read_radii(self.radii)
+            self._given = self._read(ctx.name, self.radii)
         body = sorted((ref for ref in ctx.weights() if not ref.is_head), key=lambda ref: ref.depth)
         stages = list(dict.fromkeys(self.group_of(ref.name, ref.group) for ref in body))
         unknown = sorted(set(self._given) - {*stages, "head"})
         if unknown:
             raise TetherError(
-                f"{ctx.name}: radii name the groups {', '.join(unknown)}, which the model lacks; "
-                f"its depth groups are {', '.join([*stages, 'head'])}"
+                f"{ctx.name}: radii name the groups {', '.join(unknown)}, which the model lacks"
+                f"{nearest(unknown[0], [*stages, 'head'])}; its depth groups are "
+                f"{', '.join([*stages, 'head'])}"
             )
         grown = [stage for stage in stages if stage != "stem"]
         powers = range(len(grown)) if self.exponents is None else self.exponents
@@ -141,6 +143,15 @@ class LayerwiseConstraint(WeightConstraint):
             for stage, power in zip(grown, powers, strict=True)
         } | self._given
         super().setup(ctx)
+
+    @staticmethod
+    def _read(name: str, path: str | Path) -> dict[str, float]:
+        try:
+            return read_radii(path)
+        except OSError as error:
+            raise TetherError(f"{name}: radii: {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise TetherError(f"{name}: radii: {error}") from None
 
     def radius_of(self, group: str) -> float:
         """The group's radius; the stem is free unless ``radii`` names it."""

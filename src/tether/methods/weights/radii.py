@@ -44,7 +44,10 @@ def read_radii(path: str | Path) -> dict[str, float]:
             raise TetherError(
                 f"{path}: reading YAML needs pyyaml; install it or use JSON"
             ) from error
-        content = yaml.safe_load(text)
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not valid YAML: {str(error).partition(chr(10))[0]}") from None
     content = content.get("radii", content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of depth group to radius")
