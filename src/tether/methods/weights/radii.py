@@ -47,7 +47,9 @@ def read_radii(path: str | Path) -> dict[str, float]:
         try:
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not valid YAML: {str(error).partition(chr(10))[0]}") from None
+            raise ValueError(
+                f"{path}: not valid YAML: {str(error).partition(chr(10))[0]}"
+            ) from None
     content = content.get("radii", content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of depth group to radius")
