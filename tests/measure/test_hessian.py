@@ -336,3 +336,9 @@ def test_bad_input_gets_one_clear_message():
     assert hessian_distance(net, headless, data).from_zero == ("head",)
     wrapped = {f"_orig_mod.{n}": t for n, t in start.items()}
     assert hessian_distance(net, wrapped, data).h[0] == 0.0
+
+
+def test_a_model_without_a_linear_layer_has_no_new_head():
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 3, 5), nn.Flatten()))
+    found = hessian_distance(net, {n: 0.9 * t for n, t in net.state_dict().items()}, images())
+    assert found.from_zero == () and found.layers == ("0.weight",) and found.h[0] > 0

@@ -19,7 +19,7 @@ from tether.measure.collapse import (
 )
 from tether.measure.distances import layer_distances
 from tether.measure.dynamics import LinearDynamics, marchenko_pastur
-from tether.measure.evaluation import collect
+from tether.measure.evaluation import Collected, collect
 from tether.measure.evidence import estimate_signal_noise
 from tether.measure.features import (
     class_separation,
@@ -31,7 +31,12 @@ from tether.measure.features import (
     linear_cka,
     mutual_information,
 )
-from tether.measure.hessian import hessian_distance, hessian_trace
+from tether.measure.hessian import (
+    HessianDistance,
+    HessianTrace,
+    hessian_distance,
+    hessian_trace,
+)
 from tether.measure.labels import (
     auroc,
     average_precision,
@@ -55,8 +60,14 @@ from tether.measure.neurons import (
     memorization_score,
     pruning_curve,
 )
-from tether.measure.noise_stability import noise_stability, noise_stability_difference
-from tether.measure.pac_bayes import pac_bayes_bound
+from tether.measure.noise_stability import (
+    NoiseCurve,
+    NoiseStability,
+    StabilityDifference,
+    noise_stability,
+    noise_stability_difference,
+)
+from tether.measure.pac_bayes import PacBayes, pac_bayes_bound
 from tether.measure.perturbations import Attack, gaussian_blur
 from tether.measure.probe import plan_linear_probe, probe_dynamics
 from tether.measure.robustness import robust_accuracy, wilson_interval
@@ -64,7 +75,14 @@ from tether.measure.robustness import robust_accuracy, wilson_interval
 __all__ = [
     "Attack",
     "ClassMoments",
+    "Collected",
+    "HessianDistance",
+    "HessianTrace",
     "LinearDynamics",
+    "NoiseCurve",
+    "NoiseStability",
+    "PacBayes",
+    "StabilityDifference",
     "adversarial_strength",
     "auroc",
     "average_precision",

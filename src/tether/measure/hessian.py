@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.engine.taps import find_head
-from tether.errors import ConfigError
+from tether.errors import ConfigError, TetherError
 from tether.losses import LossLike
 from tether.measure.batches import Batches, Inputs
 from tether.measure.curvature import Curvature, differentiable, micro_batches
@@ -325,7 +325,10 @@ def _zeroed(
 ) -> tuple[str, ...]:
     if given is not None:
         return tuple(given)
-    head = find_head(model, None, None)[0]
+    try:
+        head = find_head(model, None, None)[0]
+    except TetherError:  # no linear layer: nothing began anew
+        return ()
     return (head,) if any(name.startswith(f"{head}.") for name in weights) else ()
 
 
