@@ -100,10 +100,12 @@ def test_trials_are_added_by_extending_and_chosen_settings_follow(once, data, tm
 def test_tuning_finds_an_option_that_was_set_badly(data, tmp_path):
     """A learning rate at which nothing is learnt is the default, and the first trial's."""
     bad = study(
-        data, trials=5, methods=["plain"], settings={"lr": 1e-5, "epochs": 4},
+        data, trials=1, methods=["plain"], settings={"lr": 1e-5, "epochs": 4},
         space={"lr": "log(1e-5, 1e-1)"},
     )  # fmt: skip
-    found = run_study(bad, tmp_path / "study", workers=0)
+    first = run_study(bad, tmp_path / "study", workers=0)
+    assert {row["settings"]["lr"] for row in first.rows} == {1e-5}
+    found = run_study({**bad, "trials": 5}, tmp_path / "study", workers=0, extend=True)
     trials, finals = found.rows[:5], found.rows[5:]
     assert trials[0]["settings"] == {"lr": 1e-5}
     assert all(row["settings"]["lr"] > 1e-3 for row in finals)

@@ -58,6 +58,7 @@ class Engine:
     known: dict[str, Stored] = field(default_factory=dict)
     flying: dict[str, Run] = field(default_factory=dict)
     _looked: float = 0.0
+    _open: list[Arm] = field(default_factory=list)
 
     def work(self) -> None:
         """Until every run of the plan has ended.
@@ -67,6 +68,7 @@ class Engine:
             TetherError: the storage is gone.
         """
         self._look()
+        self._open = list(self.arms)
         try:
             while not self._finished():
                 self._begin()
@@ -103,18 +105,19 @@ class Engine:
             self._look()
 
     def _finished(self) -> bool:
-        return not self.flying and all(
-            run in self.known and self.known[run].row is not None
-            for arm in self.arms for run in arm.ids()
-        )  # fmt: skip
+        """Whether all arms are done; those that are need not be looked at again."""
+        for arm in list(self._open):
+            self._forget_stale(arm)
+            if all(run in self.known and self.known[run].row is not None for run in arm.ids()):
+                self._open.remove(arm)
+        return not self._open and not self.flying
 
     # -- beginning -----------------------------------------------------------------------------
 
     def _due(self) -> list[Run]:
         """Runs that may begin and that nobody has, trials before the seeds of others."""
         found = []
-        for arm in self.arms:
-            self._forget_stale(arm)
+        for arm in self._open:
             for run in arm.hopeless(self.known):
                 self._give_up(run, "not run: every tuning trial of this method failed")
             found += [run for run in arm.due(self.known) if self._is_free(run)]

@@ -77,6 +77,7 @@ class Pool:
             return Outcome(told["id"], row=told["row"])
         if self._workers.get(worker.place) is worker:
             del self._workers[worker.place]
+        worker.end()
         return Outcome(job, died=worker.cause()) if job else None
 
     def stop(self, signum: int) -> list[Outcome]:
@@ -120,8 +121,8 @@ class _Worker:
 
     def _read(self, lines: queue.Queue[Any]) -> None:
         assert self.process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):
-            for line in self.process.stdout:
+        with contextlib.suppress(ValueError, OSError), self.process.stdout as answers:
+            for line in answers:
                 lines.put((self, line.decode()))
         self.process.wait()
         lines.put((self, None))
