@@ -63,10 +63,10 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, *, offset: bool = True) -> PowerLa
     if offset and sizes.size >= 4:
         high = np.full(len(rows), 0.999)
     for _ in range(7 if high.any() else 1):  # shares of the smallest loss, finer and finer
-        shares = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, 25)
+        shares = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, 13)
         a, b, c, error = _lines(sizes, rows, shares)
         best = error.argmin(axis=1)
-        step = (high - low) / 24
+        step = (high - low) / 12
         low = np.maximum(np.take_along_axis(shares, best[:, None], 1)[:, 0] - step, 0)
         high = np.minimum(low + 2 * step, 0.999)
     pick = (np.arange(len(rows)), best)

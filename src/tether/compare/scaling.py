@@ -14,6 +14,8 @@ from tether.compare.power_law import PowerLaw, fit_power_law
 from tether.compare.statistics import FEWEST_PAIRS, Floats
 
 RESAMPLES = 1000
+#: Power laws are fitted to so many of them.
+FITTED = 250
 #: An extrapolation further than this from the largest size measured is refused.
 FURTHEST = 10.0
 
@@ -114,7 +116,7 @@ def find_crossing(
     if draws is None or not falls:
         return Crossing(*basis)
     fits = (fit_power_law(x, means[0, 0]), fit_power_law(x, means[1, 0]))
-    mine, its = (fit_power_law(x, part).at(ahead) for part in draws)
+    mine, its = (fit_power_law(x, part[:FITTED]).at(ahead) for part in draws)
     return Crossing(*basis, ahead, float((mine < its).mean()), fits)
 
 
@@ -132,17 +134,13 @@ def crossing_points(sizes: Floats, ratio: Floats) -> Floats:
     """
     x = np.log(sizes)
     found = np.full((len(ratio), len(x) - 1), np.nan)
-    last = ratio[:, 0].copy()  # the last value that is not zero, and its place
-    place = np.full(len(ratio), x[0])
+    last = ratio[:, 0].copy()  # the last value that is not zero
     for step in range(1, len(x)):
-        now = ratio[:, step]
+        before, now = ratio[:, step - 1], ratio[:, step]
         change = last * now < 0
-        with np.errstate(all="ignore"):
-            at = place + (x[step] - place) * last / (last - now)
-        found[change, step - 1] = np.exp(at[change])
-        moved = now != 0
-        last = np.where(moved, now, last)
-        place = np.where(moved | (last == 0), x[step], place)
+        way = before[change] / (before - now)[change]  # zero where the stretch of zeros ends
+        found[change, step - 1] = np.exp(x[step - 1] + (x[step] - x[step - 1]) * way)
+        last = np.where(now != 0, now, last)
     return np.sort(found, axis=1)
 
 
