@@ -254,17 +254,17 @@ def run(given: Mapping[str, Any]) -> int:
     if source is not None and Path(source).is_dir():  # go on with what is in it
         output = output or source
         source = str(Path(source) / STUDY_FILE)
-    overrides = {key: given[key] or None for key in KEYS}
+    overrides = {key: None if given[key] == [] else given[key] for key in KEYS}
     overrides["methods"] = _methods(given["methods"])
     overrides["settings"] = read_settings(given["settings"]) or None
     overrides["space"] = _pairs(given["space"])
-    if output is None:
-        raise ConfigError("no output folder: give --output STUDY")
     from tether.compare.study import load_study
 
-    study = load_study(source, overrides, name=Path(output).absolute().name)
+    study = load_study(source, overrides, name=Path(output or "study").absolute().name)
     if given["dry_run"]:
         return _dry_run(study, given)
+    if output is None:
+        raise ConfigError("no output folder: give --output STUDY")
     from tether.compare.session import run_study
 
     with redirect_stdout(sys.stderr):  # what libraries print is no result
