@@ -13,6 +13,7 @@ from tether.diagnose import (
     features,
     flatness,
     memorisation,
+    robustness,
     scores,
 )
 from tether.diagnose.steps import Group, Step
@@ -24,6 +25,7 @@ GROUPS: tuple[Group, ...] = (
     features.GROUP,
     replace(flatness.GROUP, steps=(*flatness.GROUP.steps, *curvature.STEPS)),
     confidence.GROUP,
+    robustness.GROUP,
     course.GROUP,
 )
 

@@ -48,8 +48,8 @@ def judge_memorisation(found: Found, others: Mapping[str, Found]) -> list[Verdic
         Verdict(
             PROBLEM,
             "Wrong labels are learnt by heart.",
-            f"{share(memorised)} of {found.values['num_wrong']:.0f} wrongly labelled training samples "
-            f"are predicted as labelled, {share(resisted)} as what they are",
+            f"{share(memorised)} of {found.values['num_wrong']:.0f} wrongly labelled training "
+            f"samples are predicted as labelled, {share(resisted)} as what they are",
             f"a problem from {100 * MEMORISED:.0f} % on",
             memorised / MEMORISED, "elr",
             "Hold to the early predictions: --method elr; or bound the distances and mend the "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tether.diagnose.diagnosis import Diagnosis, nothing_wrong
 from tether.diagnose.groups import GROUPS
 from tether.diagnose.steps import FAILED, OK, PROBLEM, Found, Group, Verdict
-from tether.report import Cell, Color, Column, Fact, Page, Point, assign_colors
+from tether.report import Color, Column, Fact, Page, Point, assign_colors
 from tether.report.palette import HUES, MUTED
 
 RED, GREEN = HUES[1], HUES[2]
@@ -93,7 +93,7 @@ def _verdict(page: Page, runs: dict[str, Diagnosis], colors: dict[str, Color]) -
             if facts:
                 page.add_facts(*facts)
     if len(runs) > 1:
-        _compare(page, runs, colors)
+        _compare(page, runs)
 
 
 def _point(verdict: Verdict) -> Point:
@@ -125,19 +125,16 @@ def _shown(value: float, format: str) -> str:
     return (text[:-1] + " %" if text.endswith("%") else text).replace("-", "−")
 
 
-def _compare(page: Page, runs: dict[str, Diagnosis], colors: dict[str, Color]) -> None:
-    rows: list[list[object]] = []
-    for name, diagnosis in runs.items():
-        row: list[object] = [Cell(name, colors[name]), len(diagnosis.problems)]
-        row += [_value(diagnosis, step, key) for step, key, _, _ in KEY_NUMBERS]
-        rows.append(row)
-    columns = [Column("run"), Column("problems")]
-    columns += [Column(words, format) for _, _, words, format in KEY_NUMBERS]
-    kept = [at for at in range(len(columns)) if at < 2 or any(row[at] is not None for row in rows)]
-    page.add_table(
-        [columns[at] for at in kept], [[row[at] for at in kept] for row in rows],
-        "The runs side by side.",
-    )  # fmt: skip
+def _compare(page: Page, runs: dict[str, Diagnosis]) -> None:
+    """A row a number, so that many runs fit."""
+    rows: list[list[object]] = [["problems", *(str(len(one.problems)) for one in runs.values())]]
+    for step, key, words, format in KEY_NUMBERS:
+        values = [_value(one, step, key) for one in runs.values()]
+        if any(value is not None for value in values):
+            shown = [None if value is None else _shown(value, format) for value in values]
+            rows.append([words, *shown])
+    columns = [Column(""), *(Column(name, align="right") for name in runs)]
+    page.add_table(columns, rows, "The runs side by side.")
 
 
 # -- the measures ----------------------------------------------------------------------------------

@@ -47,6 +47,9 @@ class Subject:
         class_names: what the outputs stand for.
         task: ``"single_label"``, ``"multi_label"`` or ``"regression"``.
         class_counts: training samples of each class; None where it is not known.
+        kind: ``"image"``, ``"text"`` or ``"vector"``.
+        mean: what is subtracted from pixels, each channel's.
+        std: what they are divided by.
         seed: all draws follow from it.
         config: settings of the run's last stage.
         result: scores of the run.
@@ -67,6 +70,9 @@ class Subject:
     class_names: list[str] = field(default_factory=list)
     task: str = "single_label"
     class_counts: list[int] | None = None
+    kind: str = ""
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     seed: int = 0
     config: TuneConfig | None = None
     result: Result | None = None
@@ -142,7 +148,9 @@ def add_samples(
         number: how many of each are taken.
     """
     encode = evaluation_encoder(loaded)
-    subject.collate = Collator(loaded.pad)
+    subject.collate, subject.kind = Collator(loaded.pad), loaded.kind
+    if loaded.image is not None:
+        subject.mean, subject.std = loaded.image.mean, loaded.image.std
     for name, table in tables.items():
         kept = _labelled(table)
         fewer = _fewer(kept, subject.task, number, subject.seed)
