@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 
 import pytest
@@ -177,6 +178,25 @@ def test_bad_decisions_change_nothing(server, run, item, message):
     status, told = decide(server, {"n": 5, "decision": "keep", "sequence": 77}, item)
     assert status == 400 and message in told["error"]
     assert (run / "labels" / "corrections.csv").read_bytes() == before
+
+
+def test_a_page_with_another_list_of_suspects_is_told(server, run):
+    item = {"n": 6, "decision": "keep", "sequence": 88}
+    status, told = decide(server, item, name="another")
+    assert status == 409 and "load the page anew" in told["error"]
+    assert decide(server, item, name=open_review(run).name)[0] == 200
+
+
+def test_ctrl_c_ends_it_well(tmp_path):
+    run = make_run(tmp_path / "run", text_data(tmp_path / "t.csv", 4))
+    with serving(run, "--port", "0") as server:
+        assert decide(server, {"n": 0, "decision": "keep", "sequence": 1})[0] == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        told = server.process.stderr.read()
+        assert f"1 of {len(suspects_of(run))} suspects decided" in told
+        assert f"tether labels apply {run}/labels/corrections.csv --data" in told
+        assert "Traceback" not in told
 
 
 def test_bodies_that_are_no_decisions(server):

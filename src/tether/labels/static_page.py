@@ -65,7 +65,7 @@ def static_html(review: Review, *, limit: int = MOST_SUSPECTS) -> str:
     if left > 0:
         note = f"this file holds the first {limit} suspects; {left} more are in the list"
         shown = replace(shown, warnings=[*review.warnings, note])
-    data = {**overview(shown), **_contents(shown), "columns": COLUMNS, "name": _name(shown)}
+    data = {**overview(shown), **_contents(shown), "columns": COLUMNS}
     style, script = page.style(), page.script()
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -98,12 +98,6 @@ def _contents(review: Review) -> dict[str, Any]:
                 text = base64.b64encode(image).decode()
                 pictures[sample] = f"data:{media_type};base64,{text}"
     return {"details": every, "pictures": pictures, "problems": problems}
-
-
-def _name(review: Review) -> str:
-    """What tells the suspects of this file from those of others in the browser's storage."""
-    rows = [[s.id, s.given, s.suggested] for s in review.suspects]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _hash(text: str) -> str:

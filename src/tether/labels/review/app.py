@@ -19,6 +19,10 @@ _LARGEST_BODY = 1 << 20
 _MOST = 200  # suspects or decisions of one request
 
 
+class OtherListError(Exception):
+    """The page shows suspects that are no longer the server's."""
+
+
 class Desk:
     """A review, its journal, and the answers to what the page asks.
 
@@ -46,15 +50,18 @@ class Desk:
         return {"changes": changed, "cursor": len(entries), "whole": whole}
 
     def decide(self, asked: Any) -> dict[str, Any]:
-        """Write decisions; those of another run of the same list change nothing.
+        """Write decisions; those that are written already change nothing.
 
         Raises:
             ConfigError: the request is not made as it should be.
+            OtherListError: the page has another list of suspects.
             OSError: they cannot be written; then none of them was.
         """
         if not isinstance(asked, dict) or not isinstance(asked.get("items"), list):
             raise ConfigError("items is a list of decisions")
         items, since = asked["items"], asked.get("cursor")
+        if asked.get("name", self._overview["name"]) != self._overview["name"]:
+            raise OtherListError("the list of suspects is another one now: load the page anew")
         if len(items) > _MOST:
             raise ConfigError(f"a request holds at most {_MOST} decisions")
         entries = [to_entry(self.review, item) for item in items]
@@ -128,6 +135,8 @@ def make_app(review: Review, journal: Journal, token: str, cookie: str) -> Any:
             return answer(await concurrency.run_in_threadpool(desk.decide, asked))
         except (ValueError, ConfigError) as error:
             return answer({"error": str(error)}, 400)
+        except OtherListError as error:
+            return answer({"error": str(error)}, 409)
         except OSError as error:
             return answer({"error": f"{journal.path}: {error.strerror}"}, 507)
 

@@ -19,6 +19,7 @@ def overview(review: Review) -> dict[str, Any]:
             labels.setdefault(label, len(labels))
     rows = review.suspects
     return {
+        "name": review.name,
         "run": str(review.run),
         "data": review.data,
         "kind": review.samples.kind,

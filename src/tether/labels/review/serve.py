@@ -49,6 +49,7 @@ def serve(
     app = make_app(review, journal, token, f"tether_review_{bound}")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="off",
+        ws="none",
         timeout_graceful_shutdown=1,
     )  # fmt: skip
     server: Any = uvicorn.Server(config)

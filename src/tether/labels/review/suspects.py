@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,6 +87,12 @@ class Review:
     def folder(self) -> Path:
         """Where the run keeps what is about its labels."""
         return self.run / LABELS_FOLDER
+
+    @property
+    def name(self) -> str:
+        """What tells this list of suspects from another one."""
+        rows = [[s.id, s.given, s.suggested] for s in self.suspects]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def label_names(self, label: str) -> list[str]:
         """The classes that a label of a suspect stands for."""

@@ -42,7 +42,8 @@ class ServerStore extends Store {
     const answer = await fetch("/api/start");
     if (!answer.ok) throw new Error(await answer.text());
     const data = await answer.json();
-    this.prefix = "tether-review|" + data.corrections + "|";
+    this.name = data.name; // of the list: numbers of suspects mean nothing in another one
+    this.prefix = `tether-review|${data.corrections}|${data.name}|`;
     this.restore();
     this.cursor = data.cursor;
     setInterval(() => this.poll(), 3000);
@@ -79,9 +80,10 @@ class ServerStore extends Store {
       const answer = await fetch("/api/decide", {
         method: "POST",
         headers: { "content-type": "application/json" },
-        body: JSON.stringify({ items, cursor: this.cursor }),
+        body: JSON.stringify({ items, cursor: this.cursor, name: this.name }),
       });
       if (answer.ok) await this.taken(items, await answer.json());
+      else if (answer.status === 409) this.outdated(items, await reason(answer));
       else if (answer.status === 400) await this.refused(items, (await answer.json()).error);
       else this.failed(answer.status === 403 ? "open the printed address anew" : await reason(answer));
     } catch {
@@ -104,6 +106,11 @@ class ServerStore extends Store {
     this.forget(items);
     showProblem("not saved: " + error);
     this.learn(await (await fetch("/api/changes?since=-1")).json());
+  }
+
+  outdated(items, error) {
+    this.forget(items);
+    showProblem("not saved: " + error);
   }
 
   forget(items) {
