@@ -64,7 +64,7 @@ def test_model_on_data_and_a_page_of_several(own, tmp_path, capsys):
     [
         (["diagnose"], "give the folder of a run"),
         (["diagnose", "nowhere"], "nowhere: no such folder"),
-        (["diagnose", "nowhere", "--samples", "0"], "0 is not in the range"),
+        (["diagnose", "nowhere", "--samples", "0"], "greater than or equal to 1"),
         (["diagnose", "--model", "m", "--data", "d", "--set", "x"], "write --set KEY=VALUE"),
         (["report"], "Missing argument"),
         (["report", "nowhere"], "nowhere: no such folder"),
