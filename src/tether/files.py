@@ -16,15 +16,21 @@ from tether.errors import ConfigError
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of ``path`` that takes its place once the block has ended well."""
+def replaced_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary neighbour of ``path`` that takes its place once the block has ended well.
+
+    Without ``sync`` the file is still whole or absent when the process is killed, but not after a
+    power cut; waiting for the disk takes some milliseconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield fresh
-        sync_file(fresh)
+        if sync:
+            sync_file(fresh)
         os.replace(fresh, path)
-        sync_file(path.parent)
+        if sync:
+            sync_file(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -64,15 +70,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Write a text file whole or not at all."""
-    with replaced_file(path) as fresh:
+    with replaced_file(path, sync=sync) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     """Write JSON whole or not at all; numbers that are not finite become null."""
-    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n", sync=sync)
 
 
 def finite(value: Any) -> Any:

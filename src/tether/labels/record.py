@@ -233,7 +233,7 @@ class SampleRecord(Method):
             "epochs": epoch + 1,
             "sums": bool(len(self.sums)),
         }
-        write_json(self.folder / ABOUT, about)
+        write_json(self.folder / ABOUT, about, sync=False)
 
     def __repr__(self) -> str:
         """Without the folder: a run that was moved goes on as the same recipe."""
@@ -248,8 +248,8 @@ SampleRecord.info = MethodInfo(
 
 
 def save(path: Path, values: NDArray[Any]) -> None:
-    """Write an array whole or not at all."""
-    with replaced_file(path) as fresh, fresh.open("wb") as file:
+    """Write an array whole or not at all; every epoch does, so none waits for the disk."""
+    with replaced_file(path, sync=False) as fresh, fresh.open("wb") as file:
         np.save(file, values, allow_pickle=False)
 
 
