@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from tests.diagnose.runs import run
+from tests.markdown import ROOT
 from tether.cli import main
 
 
@@ -106,3 +107,24 @@ def test_a_run_that_begins_anew_removes_the_old_diagnosis(own):
     assert sorted(path.name for path in own.iterdir() if not path.name.startswith(".")) == [
         "config.yaml", "notes.txt",
     ]  # fmt: skip
+
+
+def test_the_page_of_the_docs_tells_steps_and_limits():
+    from tether.diagnose import confidence, course, distances, features, flatness, memorisation
+    from tether.diagnose import scores as s
+    from tether.diagnose.groups import all_steps
+
+    text = (ROOT / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert told == [step.name for step in all_steps()]
+    for limit in (
+        f"{100 * memorisation.MEMORISED:.0f} % of them", f"{100 * course.LOST:.0f} % of the best",
+        f"accuracy {100 * s.GAP:.0f} points", f"{100 * distances.FAR:.0f} % of their norm, with",
+        f"{distances.UPSIDE_DOWN:g} times as far", f"and {100 * distances.LEAST:.0f} % of their",
+        f"rank below {100 * features.RANK:.0f} %", f"norm below {100 * features.NORM:.0f} %",
+        f"by {features.SPREAD:g} nats a dimension",
+        f"noise of {100 * flatness.AT:.0f} % of the weights' size raises the loss by "
+        f"{flatness.SHARP:g} nats",
+        f"confidence {100 * confidence.OVER:.0f} points", f"recall {100 * s.SUFFERS:.0f} points",
+    ):  # fmt: skip
+        assert limit in text, limit
