@@ -96,7 +96,7 @@ class Engine:
 
     def _look(self) -> None:
         patiently(self.storage.free_dead)
-        self.known = patiently(self.storage.runs)
+        self.known = patiently(partial(self.storage.runs, self.known))
         self._looked = time.monotonic()
 
     def _look_again(self) -> None:

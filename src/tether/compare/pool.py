@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.compare.outcome import Outcome
+from tether.words import printable
 
 #: Seconds that workers get to save a checkpoint when they are asked to stop.
 GRACE = 60.0
@@ -111,7 +112,8 @@ class _Worker:
         env = {**os.environ, **dict.fromkeys(names, threads), "TOKENIZERS_PARALLELISM": "false"}
         if pool.gpus:
             env["CUDA_VISIBLE_DEVICES"] = _device(place % pool.gpus)
-        with open(pool.logs / f"worker-{place}.log", "ab") as log:
+        self.log = pool.logs / f"worker-{place}.log"
+        with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tether.compare.worker"], stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=log, env=env,
@@ -142,7 +144,12 @@ class _Worker:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
             memory = ": most often the machine was out of memory" if name == "SIGKILL" else ""
             return f"the worker was killed by {name}{memory}"
-        return f"the worker ended with exit code {code}"
+        return f"the worker ended with exit code {code}: {self._last_words()}"
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return printable(said, 200)
 
     def signal(self, signum: int) -> None:
         """Send a signal."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tether.compare.owners import here, is_gone
 from tether.errors import ConfigError, TetherError
 from tether.files import finite
 from tether.optional import require
@@ -89,7 +89,7 @@ class Storage:
     def __init__(self, url: str, name: str, *, alone: bool = False) -> None:
         self.url, self.name = full_url(url), name
         self.alone = alone and self.url.startswith("sqlite")
-        self.owner = f"{_here()} {os.getpid()} {uuid4().hex[:8]}"
+        self.owner = f"{here()} {os.getpid()} {uuid4().hex[:8]}"
         self._beaten = 0.0
         self._sql: Any = require("sqlalchemy", "sweep", "a comparison")
         waits = {"timeout": PATIENCE} if self._sqlite else {"connect_timeout": PATIENCE}
@@ -213,18 +213,35 @@ class Storage:
 
     # -- runs ----------------------------------------------------------------------------------
 
-    def runs(self) -> dict[str, Stored]:
-        """Every run that was claimed or ended, by its id."""
-        table = self._runs
-        columns = (table.c.id, table.c.settings, table.c.row, table.c.attempts, table.c.owner)
+    def runs(self, known: Mapping[str, Stored] | None = None) -> dict[str, Stored]:
+        """Every run that was claimed or ended, by its id.
+
+        Args:
+            known: what was read before; rows that are in it are not read again, since a database
+                elsewhere takes long to send many.
+        """
+        table, sql = self._runs, self._sql
+        columns = (table.c.id, table.c.settings, table.c.attempts, table.c.owner)
+        mine = table.c.study == self.name
         with self._transaction() as to:
             found = to.execute(
-                self._sql.select(*columns).where(table.c.study == self.name)
+                sql.select(*columns, table.c.row.is_not(None)).where(mine)
             ).fetchall()
+            new = [
+                run for run, _, _, _, has in found
+                if has and (known is None or run not in known or known[run].row is None)
+            ]  # fmt: skip
+            some = mine if known is None else mine & table.c.id.in_(new)
+            read = sql.select(table.c.id, table.c.row).where(some & table.c.row.is_not(None))
+            rows = {run: json.loads(row) for run, row in to.execute(read) if new}
         return {
-            run: Stored(json.loads(settings), json.loads(row) if row else None, attempts, owner)
-            for run, settings, row, attempts, owner in found
-        }
+            run: Stored(
+                json.loads(settings),
+                rows[run] if run in rows else known[run].row if has and known else None,
+                attempts, owner,
+            )
+            for run, settings, attempts, owner, has in found
+        }  # fmt: skip
 
     def claim(self, run: str, settings: Mapping[str, Any]) -> bool:
         """Take a run; False where somebody has it or it has ended."""
@@ -261,9 +278,11 @@ class Storage:
 
     def count_attempt(self, run: str) -> int:
         """Note that a worker died on a run; gives how many have."""
-        attempts = self.runs()[run].attempts + 1
-        self._change(run, attempts=attempts)
-        return attempts
+        table = self._runs
+        mine = (table.c.study == self.name) & (table.c.id == run)
+        with self._transaction() as to:
+            to.execute(table.update().where(mine).values(attempts=table.c.attempts + 1))
+            return int(to.execute(self._sql.select(table.c.attempts).where(mine)).scalar())
 
     def finish(self, run: str, row: Mapping[str, Any]) -> None:
         """Keep what a run came to."""
@@ -314,7 +333,7 @@ class Storage:
             dead = [
                 owner
                 for owner, seen in found
-                if owner != self.owner and (self.alone or now - seen > SILENCE or _is_gone(owner))
+                if owner != self.owner and (self.alone or now - seen > SILENCE or is_gone(owner))
             ]
             for owner in dead:
                 runs = self._runs
@@ -345,30 +364,6 @@ class Storage:
             pass
         finally:
             self._engine.dispose()
-
-
-def _here() -> str:
-    """This machine, and the space of its process numbers."""
-    try:
-        space = os.stat("/proc/self/ns/pid").st_ino
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
-    except OSError:
-        return socket.gethostname().replace(" ", "_")
-    return f"{socket.gethostname().replace(' ', '_')}/{boot}/{space}"
-
-
-def _is_gone(owner: str) -> bool:
-    """Whether a process of this machine has ended."""
-    place, pid, _ = owner.split(" ")
-    if place != _here():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def patiently(what: Callable[[], Any], seconds: float = 60.0) -> Any:
