@@ -56,8 +56,8 @@ def t_quantile(level: float, freedom: int) -> float:
         >>> round(t_quantile(0.95, 4), 3)
         2.776
     """
-    stats = require("scipy.stats", "sweep", "the statistics of a comparison")
-    return float(stats.t.ppf((1 + level) / 2, freedom))
+    special = require("scipy.special", "sweep", "the statistics of a comparison")
+    return float(special.stdtrit(freedom, (1 + level) / 2))
 
 
 def bootstrap_interval(

@@ -132,6 +132,7 @@ def _results(page: Page, summary: Summary, methods: Sequence[str], colors: figur
     more = len(summary.cases) - figures.MOST_CASES
     if more > 0:
         page.add_text(f"{counted(more, 'more case')} without a picture: see results.csv.")
+    _cost_table(page, summary, colors)
 
 
 def _result_table(
@@ -149,9 +150,6 @@ def _result_table(
         Column("finding", note=f"against {shown(summary.baseline, 24)}"),
         Column("win/tie/loss", align="right"),
         Column("seeds", align="right"),
-        Column("time", align="right", note="s a run"),
-        Column("memory", align="right", note="MiB"),
-        Column("trials", align="right"),
     ]
     pairs = {(e.case, e.method): e for e in summary.comparisons if e.against == summary.baseline}
     best, numbers = _best(summary), Numbers(summary.fraction)
@@ -166,10 +164,11 @@ def _result_table(
     page.add_table(
         columns,
         rows,
-        f"{case}: scores" if case else f"Scores on the test set ({direction} is better) and cost.",
-        note="Differences are paired over the seeds. Intervals hold for each row alone; p is "
-        f"corrected for all {counted(summary.tests, 'test')} of the study. Bold: best mean, "
-        "which need not be a finding." + (f" {left} more rows: summary.json." if left else ""),
+        f"{case}: scores" if case else f"Scores on the test set ({direction} is better).",
+        note=f"Test set, {direction} is better. Differences are paired over the seeds. Intervals "
+        f"hold for each row alone; p is corrected for all {counted(summary.tests, 'test')} of the "
+        "study. Bold: best mean, which need not be a finding."
+        + (f" {left} more rows: summary.json." if left else ""),
     )
 
 
@@ -211,10 +210,39 @@ def _result_row(
         Cell(pair.verdict, strong=pair.significant) if pair else "baseline",
         f"{pair.wins}/{pair.ties}/{pair.losses}" if pair and pair.pairs else None,
         Cell(len(score.values), note=f"{failed} failed" if failed else ""),
-        f"{score.seconds:.3g}" if math.isfinite(score.seconds) else None,
-        f"{score.memory_mib:.0f}" if math.isfinite(score.memory_mib) else None,
-        Cell(score.trials, note=f"{score.trials_failed} failed" if score.trials_failed else ""),
     ]
+
+
+def _cost_table(page: Page, summary: Summary, colors: figures.Colors) -> None:
+    if not summary.scores:
+        return
+    several = len(summary.cases) > 1
+    page.add_table(
+        [
+            "method",
+            *(["case"] if several else []),
+            Column("a run", align="right", note="seconds"),
+            Column("memory", align="right", note="MiB, at most"),
+            Column("tuning trials", align="right"),
+            Column("tuning", align="right", note="seconds in all"),
+        ],
+        [
+            [
+                Cell(score.method, color=colors[score.method]),
+                *([score.case] if several else []),
+                f"{score.seconds:.3g}" if math.isfinite(score.seconds) else None,
+                f"{score.memory_mib:.0f}" if math.isfinite(score.memory_mib) else None,
+                Cell(
+                    score.trials,
+                    note=f"{score.trials_failed} failed" if score.trials_failed else "",
+                ),
+                f"{score.tuning_seconds:.0f}" if score.trials else None,
+            ]
+            for score in summary.scores[:MOST_ROWS]
+        ],
+        "What it costs.",
+        note="Times were measured beside the study's other runs; they compare methods, roughly.",
+    )
 
 
 def _across(page: Page, summary: Summary, methods: Sequence[str], colors: figures.Colors) -> None:

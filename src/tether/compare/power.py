@@ -28,14 +28,15 @@ def paired_power(effect: ArrayLike, pairs: ArrayLike, *, level: float = 0.05) ->
         >>> round(float(paired_power(1.0, 10)), 3)
         0.803
     """
-    stats = require("scipy.stats", "sweep", "the power of a comparison")
+    special = require("scipy.special", "sweep", "the power of a comparison")
     size, n = np.broadcast_arrays(np.abs(np.asarray(effect, np.float64)), np.asarray(pairs))
-    bound = stats.t.ppf(1 - level / 2, n - 1)
+    bound = special.stdtrit(n - 1, 1 - level / 2)
     shift = size * np.sqrt(n)
     with np.errstate(all="ignore"):
-        found = stats.nct.sf(bound, n - 1, shift) + stats.nct.cdf(-bound, n - 1, shift)
-    # Far out the series of the noncentral t fails; there the normal is as good.
-    rough = stats.norm.cdf(shift - bound)
+        beyond = 1 - special.nctdtr(n - 1, shift, bound)
+        found = beyond + special.nctdtr(n - 1, shift, -bound)
+    # Far out the series of the noncentral t may fail; there the normal is as good.
+    rough = special.ndtr(shift - bound)
     return np.asarray(np.clip(np.where(np.isfinite(found), found, rough), 0, 1), np.float64)
 
 
@@ -67,7 +68,7 @@ def seeds_needed(
     normal = NormalDist()
     shift = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
     guess = min((shift / effect) ** 2, MOST_SEEDS)  # by the normal, which asks for too few
-    for reach in (40, MOST_SEEDS):
+    for reach in (8, 60, MOST_SEEDS):
         numbers = np.arange(max(FEWEST_PAIRS, int(guess)), min(int(guess) + reach, MOST_SEEDS) + 1)
         enough = numbers[paired_power(effect, numbers, level=level) >= power]
         if enough.size:

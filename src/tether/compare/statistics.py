@@ -76,9 +76,9 @@ def paired_test(differences: ArrayLike) -> PairedTest:
         if is_zero(float(kept[0]), kept):
             return PairedTest("identical", 1.0, n)
         return PairedTest("sign flip", 2.0 ** (1 - n), n)
-    stats = require("scipy.stats", "sweep", "the statistics of a comparison")
+    special = require("scipy.special", "sweep", "the statistics of a comparison")
     t = float(kept.mean() / (kept.std(ddof=1) / math.sqrt(n)))
-    return PairedTest("paired t", float(2 * stats.t.sf(abs(t), n - 1)), n)
+    return PairedTest("paired t", float(2 * special.stdtr(n - 1, -abs(t))), n)
 
 
 def varies(differences: Floats) -> bool:
