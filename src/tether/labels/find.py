@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tether.data.table import DataSource
 from tether.errors import ConfigError
 from tether.files import write_json
+from tether.labels.features import features_of, first_weights
 from tether.labels.noise_rate import NoiseEstimate
 from tether.labels.record import FOLDER, Record, read_record
 from tether.labels.review.suspects import LABELS_FOLDER, SUMMARY_FILE, SUSPECTS_FILE, Suspect
 from tether.labels.score import Scores, score_classes, score_labels
 from tether.labels.signals import Signals, gather
 from tether.labels.suspects import rows_of, write_suspects
-from tether.models.features import features_of
-from tether.tuning.opened import OpenedRun, fill, open_run
+from tether.tuning.opened import OpenedRun, open_run
 
 #: From this probability of a wrong label on a sample counts as a suspect.
 SUSPECT = 0.5
@@ -97,7 +97,7 @@ def find(
 def score(signals: Signals, *, seed: int = 0) -> Scores:
     """Scores of samples from their signals."""
     function = score_labels if signals.several else score_classes
-    return function(signals.together(), signals.given, seed=seed)
+    return function(signals.together(), signals.given, signals.unlearnt(), seed=seed)
 
 
 def labels_of(source: DataSource) -> NDArray[np.int64]:
@@ -147,12 +147,10 @@ def _record(opened: OpenedRun, source: DataSource, given: NDArray[np.int64]) -> 
 def _features(opened: OpenedRun, batch_size: int) -> dict[str, NDArray[Any]]:
     """What the head sees of the training samples: with the run's weights, and its first ones."""
     made = opened.assembly
-    table, loaded = made.source.tables["train"], made.loaded
-    tuned = features_of(loaded, table, batch_size)
-    held = {name: tensor.detach().clone() for name, tensor in loaded.model.state_dict().items()}
-    fill(loaded.model, opened.reference, "the weights that the run began with")
-    pretrained = features_of(loaded, table, batch_size)
-    fill(loaded.model, held, "the weights of the run")
+    table = made.source.tables["train"]
+    tuned = features_of(made.loaded, table, batch_size=batch_size)
+    with first_weights(opened) as loaded:
+        pretrained = features_of(loaded, table, batch_size=batch_size)
     return {"pretrained": pretrained, "tuned": tuned}
 
 
@@ -162,6 +160,7 @@ def noise_summary(noise: Sequence[NoiseEstimate], source: DataSource) -> dict[st
     def plain(one: NoiseEstimate) -> dict[str, Any]:
         return {
             "noise_rate": one.rate, "noise_rate_interval": list(one.interval),
+            "noise_rate_upper": one.upper,
             "level": one.level, "transition": one.transition.tolist(),
             "transition_low": one.low.tolist(), "transition_high": one.high.tolist(),
         }  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tether.labels.noise_rate import NoiseEstimate, NoiseModel, estimate_noise, fit_noise
+from tether.labels.noise_rate import NoiseEstimate, estimate_noise, fit_noise, shifted
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -35,12 +36,18 @@ class Scores:
     label_wrong: Array | None = None
 
 
-def score_classes(logs: Array, given: Ints, *, seed: int = 0, draws: int = 40) -> Scores:
+def score_classes(
+    logs: Array, given: Ints, opinions: Sequence[Array] | None = None, *, seed: int = 0,
+    draws: int = 20,
+) -> Scores:  # fmt: skip
     """Score samples with one label each.
 
     Args:
-        logs: log-probabilities of the classes ``[n, K]``, of each sample without its own label.
+        logs: log-probabilities of the classes ``[n, K]``, of each sample without its own label:
+            what ranks.
         given: class indices ``[n]``; a negative one is no label, and scores 0.
+        opinions: such log-probabilities by classifiers that could not learn the label at all: what
+            the noise rate is told by; by default ``logs``.
         seed: of the bootstrap.
         draws: of the bootstrap.
 
@@ -52,35 +59,50 @@ def score_classes(logs: Array, given: Ints, *, seed: int = 0, draws: int = 40) -
         True
     """
     there = given >= 0
+    told = [each[there] for each in (opinions or [logs])]
     model = fit_noise(logs[there], given[there], seed=seed)
-    noise = estimate_noise(model, logs[there], given[there], seed=seed, draws=draws)
+    noise = estimate_noise(model, logs[there], given[there], told, seed=seed, draws=draws)
     beliefs = model.posterior(logs, np.maximum(given, 0))
     rows = np.arange(len(given))
-    wrong = np.clip(1.0 - beliefs[rows, np.maximum(given, 0)], 0.0, 1.0)
+    own = np.clip(beliefs[rows, np.maximum(given, 0)], 0.0, 1.0)
+    wrong = np.zeros(len(given))
+    wrong[there] = shifted(1.0 - own[there], noise.rate)
     beliefs[rows, np.maximum(given, 0)] = -1.0
     suggested = beliefs.argmax(1)
-    confidence = beliefs[rows, suggested]
-    return Scores(np.where(there, wrong, 0.0), suggested, np.where(there, confidence, 0.0), [noise])
+    # of what is wrong, the share that belongs to the suggested class
+    among = beliefs[rows, suggested] / np.maximum(1.0 - own, 1e-12)
+    return Scores(wrong, suggested, wrong * np.clip(among, 0.0, 1.0), [noise])
 
 
-def score_labels(logits: Array, given: Ints, *, seed: int = 0, draws: int = 40) -> Scores:
+def score_labels(
+    logits: Array, given: Ints, opinions: Sequence[Array] | None = None, *, seed: int = 0,
+    draws: int = 20,
+) -> Scores:  # fmt: skip
     """Score samples with several labels each, every label on its own.
 
     Args:
         logits: of each label ``[n, K]``, without what the sample itself was given.
         given: 0/1 ``[n, K]``.
+        opinions: as for :func:`score_classes`, logits.
         seed: of the bootstrap.
         draws: of the bootstrap.
     """
     parts, noise = np.zeros(logits.shape), []
     for label in range(logits.shape[1]):
-        pair = np.stack([-np.logaddexp(0.0, z) for z in (logits[:, label], -logits[:, label])], 1)
-        model: NoiseModel = fit_noise(pair, given[:, label], seed=seed)
-        noise.append(estimate_noise(model, pair, given[:, label], seed=seed, draws=draws))
-        kept = model.posterior(pair, given[:, label])
-        parts[:, label] = np.clip(1.0 - kept[np.arange(len(given)), given[:, label]], 0.0, 1.0)
+        one = score_classes(
+            no_or_yes(logits[:, label]), given[:, label],
+            [no_or_yes(each[:, label]) for each in (opinions or [logits])],
+            seed=seed, draws=draws,
+        )  # fmt: skip
+        parts[:, label] = one.wrong
+        noise += one.noise
     turned = parts >= _LIKELY
     turned[np.arange(len(given)), parts.argmax(1)] = True
     suggested = np.where(turned, 1 - given, given)
     confidence = np.where(turned, parts, 1.0 - parts).prod(1)
     return Scores(1.0 - (1.0 - parts).prod(1), suggested, confidence, noise, parts)
+
+
+def no_or_yes(logits: Array) -> Array:
+    """Log-probabilities ``[n, 2]`` that a label is not there, and that it is."""
+    return np.stack([-np.logaddexp(0.0, logits), -np.logaddexp(0.0, -logits)], 1)

@@ -50,9 +50,26 @@ class Signals:
         return self.given.ndim == 2
 
     def together(self) -> Array:
-        """The mean of the opinions; as many for the features of each kind."""
-        mean = np.mean(list(self.opinions.values()), axis=0)
-        return np.asarray(mean if self.several else log_shares(mean))
+        """Logarithms of the mean probability over all opinions; with several labels, logits."""
+        return mean_of(list(self.opinions.values()), self.several)
+
+    def unlearnt(self) -> list[Array]:
+        """Opinions that training could not bend towards the labels, their mean last.
+
+        They tell the noise rate: a network that has learnt wrong labels by heart agrees with them.
+        """
+        names = [name for name in self.opinions if "pretrained" in name]
+        chosen = [self.opinions[name] for name in names or self.opinions]
+        first = chosen[:1] if len(chosen) > 1 else []
+        return [*first, mean_of(chosen, self.several)]
+
+
+def mean_of(opinions: list[Array], several: bool) -> Array:
+    """The mean of probabilities that are given as logarithms, or as logits."""
+    if several:
+        shares = np.mean([0.5 * (1.0 + np.tanh(0.5 * z)) for z in opinions], axis=0)
+        return _logits(np.clip(shares, 1e-6, 1 - 1e-6), several=True)
+    return np.asarray(np.log(np.mean([np.exp(log_shares(z)) for z in opinions], axis=0)))
 
 
 def log_shares(logs: Array) -> Array:
