@@ -78,8 +78,9 @@ def hessian_trace(
 
     Tells which layers the loss is sharp in. For smooth networks it gives the noise stability at
     small sigma, ``S(sigma) = sigma^2 / 2 tr H``. For networks with rectifiers autograd does not
-    see the kinks, whose share is of the same size (differences of gradients see them): compare
-    layers with it, and take :func:`tether.measure.noise_stability` for a number of flatness. On
+    see the kinks, whose share is of the same size (differences of gradients in float32 see them,
+    as noise that may drown a deep network's trace: read the standard errors): compare layers with
+    it, and take :func:`tether.measure.noise_stability` for a number of flatness. On
     data fitted to the last sample it is tiny while the loss explodes further out: look at several
     sigmas there, too.
 

@@ -145,7 +145,8 @@ def noise_stability(
 
     Cost:
         ``1 + R S (2 if antithetic) (1 + L)`` forwards over the data, L the tensors or groups of
-        the profile (0 without); two copies of the weights, and the samples, in memory.
+        the profile (0 without), and a random number a weight for each draw; two copies of the
+        weights, and the samples, in memory.
 
     Raises:
         ConfigError: an option out of range, a layer the model lacks, a reference that does not

@@ -181,7 +181,8 @@ def pac_bayes_bound(
 
     Cost:
         With B batches of one size, ``1 + F G max(1, 20 / B) + max(1, draws / B)`` forwards over
-        the data; two copies of the weights that moved, and the samples, in memory.
+        the data, and a random number a weight for each of 20 + m draws, which is what costs where
+        batches are small; two copies of the weights that moved, and the samples, in memory.
 
     Raises:
         ConfigError: an option out of range, tensors that the reference lacks (named), or targets
