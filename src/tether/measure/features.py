@@ -79,7 +79,9 @@ def feature_entropy(features: FeatureLike) -> Tensor:
 
     High entropy means that the features still spread out; it falls when they collapse, and also
     when they merely shrink (by ``d log c`` for a factor c), so read it with the norm. The
-    estimate averages the k-nearest-neighbour estimators over all k: smooth, slightly biased.
+    estimate averages the k-nearest-neighbour estimators over all k: smooth, and biased upwards
+    (by about 9 nats for normal features of 32 dimensions, 174 for 512), so compare features of
+    equal width only.
 
     ``H = 1 + log c_d + d / (n (n - 1)) sum_{i != j} log |f_i - f_j|`` with c_d the volume of the
     unit ball in d dimensions. Duplicates count as 1e-12 apart.
