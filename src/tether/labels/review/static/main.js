@@ -2,8 +2,21 @@
 
 let store = null;
 
-/** Show what has changed; `moved`: another suspect is in sight. */
+const asked = { refresh: false, moved: false };
+
+/** Show what has changed, once all of it has; `moved`: another suspect is in sight. */
 function refresh(moved = false) {
+  asked.moved ||= moved;
+  if (asked.refresh) return;
+  asked.refresh = true;
+  queueMicrotask(() => {
+    const { moved } = asked;
+    asked.refresh = asked.moved = false;
+    redraw(moved);
+  });
+}
+
+function redraw(moved) {
   const total = state.data.likely ?? state.data.id.length;
   $("progress").max = total || 1;
   $("progress").value = state.counts.done;
