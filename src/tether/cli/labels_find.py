@@ -31,8 +31,10 @@ def add(group: "Typer", cls: Any) -> None:
                    "training sample (.npy, .npz, .csv): then only these count"),
         ] = None,
         folds: Annotated[
-            int, Option(metavar="K", min=2, help="of the classifiers on features [5, >=2]")
-        ] = 5,
+            int | None,
+            Option(metavar="K", min=2, help="only classifiers on the pretrained features count, "
+                   "cross-validated in K folds; no record of training is needed"),
+        ] = None,
         top: Annotated[
             int | None, Option(metavar="N", min=1, help="write the first N only [all]")
         ] = None,

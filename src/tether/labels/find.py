@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 from tether.data.table import DataSource
 from tether.errors import ConfigError
 from tether.files import write_json
+from tether.labels.duplicates import (
+    Duplicate,
+    counts,
+    find_duplicates,
+    of_training,
+    write_duplicates,
+)
 from tether.labels.features import features_of, first_weights
+from tether.labels.neighbours import unit_rows
 from tether.labels.noise_rate import NoiseEstimate
+from tether.labels.pred_probs import read_pred_probs, signals_of
 from tether.labels.record import FOLDER, Record, read_record
 from tether.labels.review.suspects import LABELS_FOLDER, SUMMARY_FILE, SUSPECTS_FILE, Suspect
 from tether.labels.score import Scores, score_classes, score_labels
@@ -24,6 +33,7 @@ from tether.tuning.opened import OpenedRun, open_run
 
 #: From this probability of a wrong label on a sample counts as a suspect.
 SUSPECT = 0.5
+DUPLICATES_FILE = "duplicates.csv"
 
 
 @dataclass(frozen=True)
@@ -43,54 +53,104 @@ class Found:
 
 def find(
     run: str | Path, *, output: str | Path | None = None, pred_probs: str | Path | None = None,
-    folds: int = 5, top: int | None = None, seed: int = 0, batch_size: int = 64,
+    folds: int | None = None, top: int | None = None, seed: int = 0, batch_size: int = 64,
 ) -> Found:  # fmt: skip
     """Rank the training samples of a run by the probability that their label is wrong.
+
+    Writes the list, ``RUN/labels/summary.json`` (noise rate, transition matrix, counts) and
+    ``RUN/labels/duplicates.csv``. Nothing is trained but linear classifiers on features; every
+    sample goes twice through the network, in evaluation mode.
 
     Args:
         run: a finished run of ``tether tune``.
         output: the list; by default ``RUN/labels/suspects.csv``.
         pred_probs: out-of-fold probabilities of any classifier, in the order of the training
             samples (:func:`tether.labels.pred_probs.read_pred_probs`): then only these count.
-        folds: of the classifiers on features.
+        folds: cross-validate classifiers on the pretrained features in so many folds, and let only
+            these and the neighbours by these features count: no record of training is needed. By
+            default all signals count, and there are 5 folds.
         top: write so many suspects; None: all training samples.
         seed: of folds and bootstrap.
         batch_size: samples of a forward.
 
-    Raises:
-        ConfigError: no finished run, no record and no probabilities, data that have changed, or
-            labels that are numbers.
-    """
-    opened = open_run(run)
-    source = _source(opened)
-    given = labels_of(source)
-    record: Record | None = None
-    if pred_probs is not None:
-        from tether.labels.pred_probs import read_pred_probs, signals_of
+    Returns:
+        what was written.
 
-        shares = read_pred_probs(Path(pred_probs), len(given), len(source.class_names),
-                                 several=given.ndim == 2)  # fmt: skip
+    Raises:
+        ConfigError: no finished run, no record and neither probabilities nor folds, data that have
+            changed, or labels that are numbers.
+
+    Example:
+        >>> import tempfile
+        >>> from tether.tuning.job import tune
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> _ = tune({
+        ...     "model": "demo:digits", "data": "demo:digits", "epochs": 4, "lr": 0.01,
+        ...     "output_dir": folder.name + "/run",
+        ... })
+        >>> found = find(folder.name + "/run", top=10)
+        >>> len(found.suspects), 0.2 < found.summary["noise_rate"] < 0.5
+        (10, True)
+        >>> folder.cleanup()
+    """
+    if pred_probs is not None and folds is not None:
+        raise ConfigError("give --pred-probs or --folds: each of them says what counts")
+    if folds is not None and folds < 2:
+        raise ConfigError(f"folds must be at least 2, got {folds}")
+    opened = open_run(run)
+    source = opened.assembly.source
+    given, table = labels_of(source), source.tables["train"]
+    if folds is not None and folds > len(given):
+        raise ConfigError(f"{folds} folds of {len(given)} training samples: give fewer")
+    shares = record = None
+    if pred_probs is not None:
+        shares = read_pred_probs(
+            Path(pred_probs), len(given), len(source.class_names), several=given.ndim == 2
+        )
+    elif folds is None:
+        record = check_record(opened, source, given)
+    with first_weights(opened) as loaded:
+        pretrained = {
+            split: features_of(loaded, each, batch_size=batch_size)
+            for split, each in source.tables.items()
+        }
+    features = {"pretrained": pretrained["train"]}
+    if shares is None and folds is None:
+        loaded = opened.assembly.loaded
+        features["tuned"] = features_of(loaded, table, batch_size=batch_size)
+    classes = len(source.class_names)
+    if shares is not None:
         signals = signals_of(shares, given)
+        signals.units = unit_rows(features["pretrained"])
     else:
-        record = _record(opened, source, given)
-        features = _features(opened, batch_size)
-        signals = gather(given, len(source.class_names), features, record, folds=folds, seed=seed)
+        signals = gather(given, classes, features, record, folds=folds or 5, seed=seed)
     scores = score(signals, seed=seed)
-    folder = opened.path / LABELS_FOLDER
-    table = source.tables["train"]
+    alike = find_duplicates(pretrained, source.tables, seed=seed)
+    twins = of_training(alike)
     suspects = rows_of(
-        signals, scores, source.class_names, table.ids, top=top, duplicates=lambda row: (),
+        signals, scores, source.class_names, table.ids, top=top,
+        duplicates=lambda row: twins.get(table.ids[row], ()),
         separator=opened.stage.label_separator or ";",
     )  # fmt: skip
-    path = Path(output) if output is not None else folder / SUSPECTS_FILE
     summary = {
         "run": str(opened.path), "data": source.name, "task": source.task,
         "fingerprints": dict(source.fingerprints), "samples": len(table),
         "signals": list(signals.opinions), "suspects": int((scores.wrong >= SUSPECT).sum()),
-        **noise_summary(scores.noise, source),
+        "duplicates": counts(alike), **noise_summary(scores.noise, source),
     }  # fmt: skip
-    write_suspects(path, suspects)
+    return _write(opened.path / LABELS_FOLDER, output, suspects, summary, alike)
+
+
+def _write(
+    folder: Path, output: str | Path | None, suspects: list[tuple[int, Suspect]],
+    summary: dict[str, Any], alike: list[Duplicate],
+) -> Found:  # fmt: skip
+    path = Path(output) if output is not None else folder / SUSPECTS_FILE
+    if path.is_dir():
+        raise ConfigError(f"output {path} is a folder: give the name of a CSV file")
+    write_duplicates(folder / DUPLICATES_FILE, alike)
     write_json(folder / SUMMARY_FILE, summary)
+    write_suspects(path, suspects)
     return Found(path, suspects, summary)
 
 
@@ -115,11 +175,7 @@ def labels_of(source: DataSource) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _source(opened: OpenedRun) -> DataSource:
-    return opened.assembly.source
-
-
-def _record(opened: OpenedRun, source: DataSource, given: NDArray[np.int64]) -> Record:
+def check_record(opened: OpenedRun, source: DataSource, given: NDArray[np.int64]) -> Record:
     """The run's record, which must be of these samples and labels.
 
     Raises:
@@ -142,16 +198,6 @@ def _record(opened: OpenedRun, source: DataSource, given: NDArray[np.int64]) -> 
             "trained; bring them back, or train again"
         )
     return record
-
-
-def _features(opened: OpenedRun, batch_size: int) -> dict[str, NDArray[Any]]:
-    """What the head sees of the training samples: with the run's weights, and its first ones."""
-    made = opened.assembly
-    table = made.source.tables["train"]
-    tuned = features_of(made.loaded, table, batch_size=batch_size)
-    with first_weights(opened) as loaded:
-        pretrained = features_of(loaded, table, batch_size=batch_size)
-    return {"pretrained": pretrained, "tuned": tuned}
 
 
 def noise_summary(noise: Sequence[NoiseEstimate], source: DataSource) -> dict[str, Any]:

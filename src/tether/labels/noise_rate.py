@@ -206,8 +206,8 @@ def uniform_share(logs: Array, given: Ints, counts: Array | None = None) -> floa
         if moved < _CLOSE:
             break
     likelihood = np.log((1.0 - share) * own + share / classes) @ weights
-    even = float(share[likelihood.argmax(), 0])
-    return even * (classes - 1) / classes
+    likeliest: float = share[:, 0].tolist()[int(likelihood.argmax())]
+    return likeliest * (classes - 1) / classes
 
 
 def plateau(logs: Array, given: Ints, counts: Array | None = None) -> float:

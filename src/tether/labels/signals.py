@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tether.labels.folds import out_of_fold
 from tether.labels.neighbours import Neighbours, nearest, unit_rows, votes
@@ -35,6 +36,7 @@ class Signals:
         classes: K.
         opinions: name -> log-probabilities ``[n, K]``; with several labels a sample, logits.
         near: nearest samples by the features that the run ended with, or None.
+        units: those features as unit vectors ``[n, d]``, or None.
         record: what training said, or None.
     """
 
@@ -42,6 +44,7 @@ class Signals:
     classes: int
     opinions: dict[str, Array] = field(default_factory=dict)
     near: Neighbours | None = None
+    units: Tensor | None = None
     record: Record | None = None
 
     @property
@@ -97,7 +100,8 @@ def gather(
     for name, rows in features.items():
         found = out_of_fold(rows, signals.given, classes, folds=folds, seed=seed)
         signals.opinions[f"classifier on {name} features"] = found.astype(np.float64)
-        signals.near = nearest(unit_rows(rows), VOTERS, seed=seed)
+        signals.units = unit_rows(rows)
+        signals.near = nearest(signals.units, VOTERS, seed=seed)
         shares = votes(signals.near, signals.given, classes)
         signals.opinions[f"neighbours by {name} features"] = _logits(shares, signals.several)
     if record is not None and record.means is not None:

@@ -16,8 +16,8 @@ from tether.labels.score import Scores
 from tether.labels.signals import Signals, log_shares
 from tether.words import printable
 
-#: Neighbours that a row names.
-NAMED = 5
+#: Neighbours that a row names, and rows that name some.
+NAMED, SHOWN = 5, 5000
 #: A loss counts as large when so few of its class have a larger one.
 _LARGE = 0.05
 _SURE = 0.5
@@ -34,7 +34,7 @@ class Reasons:
 
     def __init__(self, signals: Signals, scores: Scores, names: Sequence[str]) -> None:
         self.signals, self.scores = signals, scores
-        self.names = [printable(name, 40) for name in names]
+        self.names = [printable(name, 40).replace("|", "/") for name in names]  # | parts reasons
         self._shares = {
             name: _probabilities(logs, signals.several) for name, logs in signals.opinions.items()
             if name.startswith(("classifier", "predicted"))
@@ -150,17 +150,17 @@ def rows_of(
         duplicates: row -> ids of samples with the same content.
         top: how many; None: all.
     """
-    reasons = Reasons(signals, scores, names)
+    reasons, similar = Reasons(signals, scores, names), Similar(signals, ids)
     unlabelled = (signals.given < 0) if not signals.several else np.zeros(len(ids), dtype=bool)
     order = np.argsort(-scores.wrong, kind="stable")
     found = []
-    for row in order[~unlabelled[order]][:top].tolist():
+    for place, row in enumerate(order[~unlabelled[order]][:top].tolist()):
         given, other = signals.given[row], scores.suggested[row]
-        near = _named(signals, row, ids)
+        shown = [similar(row, label) if place < SHOWN else () for label in (given, other)]
         found.append((row, Suspect(
             ids[row], split, _label(given, names, separator), _label(other, names, separator),
             float(scores.wrong[row]), float(scores.confidence[row]), tuple(reasons(row)),
-            near(given), near(other), tuple(duplicates(row)[:NAMED]),
+            shown[0], shown[1], tuple(duplicates(row)[:NAMED]),
         )))  # fmt: skip
     return found
 
@@ -171,18 +171,34 @@ def _label(label: Any, names: Sequence[str], separator: str) -> str:
     return names[int(label)]
 
 
-def _named(signals: Signals, row: int, ids: Sequence[str]) -> Callable[[Any], tuple[str, ...]]:
-    """Ids of the nearest samples that have a label."""
+class Similar:
+    """Ids of the samples of a label that are most like a sample.
 
-    def near(label: Any) -> tuple[str, ...]:
-        if signals.near is None:
+    Args:
+        signals: of the samples.
+        ids: of the samples.
+    """
+
+    def __init__(self, signals: Signals, ids: Sequence[str]) -> None:
+        self.signals, self.ids = signals, ids
+        self._rows: dict[Any, NDArray[np.int64]] = {}
+
+    def __call__(self, row: int, label: Any) -> tuple[str, ...]:
+        """At most ``NAMED`` ids, the most similar first; none without features."""
+        if self.signals.units is None:
             return ()
-        rows = signals.near.rows[row]
-        labels = signals.given[rows]
-        same = (labels == label).all(1) if signals.several else labels == label
-        return tuple(ids[one] for one in rows[same][:NAMED])
+        rows = self._of(label)
+        rows = rows[rows != row]
+        cosines = (self.signals.units[rows] @ self.signals.units[row]).numpy()
+        return tuple(self.ids[one] for one in rows[np.argsort(-cosines, kind="stable")[:NAMED]])
 
-    return near
+    def _of(self, label: Any) -> NDArray[np.int64]:
+        """Rows with this label, or with exactly these labels."""
+        key = tuple(label.tolist()) if np.ndim(label) else int(label)
+        if key not in self._rows:
+            same = self.signals.given == label
+            self._rows[key] = np.flatnonzero(same.all(1) if same.ndim == 2 else same)
+        return self._rows[key]
 
 
 def write_suspects(path: Path, found: Sequence[tuple[int, Suspect]]) -> None:
