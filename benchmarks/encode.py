@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.real_runs import IMAGES, SHARED, TEXTS, located, mobilenet, read
 
 RESULTS = Path(__file__).parent / "results" / "encode.jsonl"
-GRID, TRIALS, SIGMA, DRAWS = 8, 7, 1e-2, 20
+GRID, TRIALS, SIGMA, DRAWS, SAMPLES = 8, 7, 1e-2, 10, 128
 NOISE = "symmetric:0.4"
 Row = dict[str, Any]
 
@@ -84,6 +84,9 @@ class Bench:
         """What is left to do, one run each."""
         if not self.found("plain"):
             yield self.plain
+        for start in ("pretrained", "random"):
+            if not any(row["start"] == start for row in self.found("stability")):
+                yield lambda start=start: self.stability(start)
         done = {row["radius"] for row in self.found("single")}
         trials = len(self.found("encoded"))
         grid = [radius for radius in self.grid() if radius not in done]
@@ -93,9 +96,6 @@ class Bench:
                 yield lambda number=trials + turn + 1: self.encoded(number)
             if turn < len(grid):
                 yield lambda radius=grid[turn]: self.single(radius)
-        for start in ("pretrained", "random"):
-            if not any(row["start"] == start for row in self.found("stability")):
-                yield lambda start=start: self.stability(start)
 
     def grid(self) -> list[float]:
         distances = [d for d in self.found("plain")[0]["distances"].values() if d > 0]
@@ -169,8 +169,24 @@ class Bench:
 
 
 def perturbed(opened: Any) -> Row:
-    """Loss with and without noise on the weights, on training and validation samples."""
-    raise NotImplementedError
+    """Loss on training samples without and with noise on the weights; the same noise for both."""
+    from torch.utils.data import DataLoader
+
+    from tether.measure.noise_stability import noise_stability
+
+    made = opened.assembly
+    found: Row = {}
+    for name, data in (("train", made.plain), ("validation", made.splits["validation"])):
+        measured = noise_stability(
+            opened.model, DataLoader(data, 64, collate_fn=made.collate), sigmas=[SIGMA],
+            draws=DRAWS, max_samples=SAMPLES,
+        )  # fmt: skip
+        found[name] = {
+            "loss": measured.loss, "perturbed": float(measured.curve.perturbed[0]),
+            "increase": float(measured.curve.increase[0]),
+            "standard_error": float(measured.curve.standard_error[0]),
+        }  # fmt: skip
+    return {"noise": found}
 
 
 def main() -> int:

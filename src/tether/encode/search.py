@@ -178,7 +178,11 @@ class Search:
         from tether.tuning.job import tune
 
         number = len(self._done(study))
-        study.sampler = self._sampler(number)  # follows from what is done, also after a break
+        first = self._first()
+        # what is tried follows from what is done, also after a break
+        study.sampler = self._sampler(number)
+        if number < len(first) and not study.get_trials(states=(_states().WAITING,)):
+            study.enqueue_trial(first[number])
         trial = study.ask()
         ratio = trial.suggest_float("ratio", LOW, HIGH, log=True)
         options = self._start_options(trial)
@@ -218,11 +222,20 @@ class Search:
         gap = trial.suggest_int("correction_after", 1, max(last, 2))
         return {"reweighting_start_epoch": first, "correction_start_epoch": first + gap}
 
+    def _first(self) -> list[dict[str, Any]]:
+        """What is tried before the sampler knows anything."""
+        own: dict[str, Any] = {}
+        if self.starts is not None:
+            own["reweighting_start_epoch"] = self.starts.reweighting
+            own["correction_after"] = self.starts.correction - self.starts.reweighting
+        ratios = dict.fromkeys((self.ratio, *FIRST))
+        return [{"ratio": ratio, **own} for ratio in ratios if LOW <= ratio <= HIGH]
+
     def _sampler(self, done: int) -> Any:
         import optuna
 
         return optuna.samplers.TPESampler(
-            seed=self.opened.config.seed + done, n_startup_trials=1 + len(FIRST)
+            seed=self.opened.config.seed + done, n_startup_trials=len(self._first())
         )
 
     # -- the study -------------------------------------------------------------------------------
@@ -246,19 +259,8 @@ class Search:
             storage=optuna.storages.JournalStorage(backend), study_name=self.name,
             direction="minimize" if self.less else "maximize", load_if_exists=True,
         )  # fmt: skip
-        if not study.trials:
-            own = {}
-            if self.starts is not None:
-                gap = self.starts.correction - self.starts.reweighting
-                own = {
-                    "reweighting_start_epoch": self.starts.reweighting, "correction_after": gap
-                }  # fmt: skip
-            for ratio in (self.ratio, *FIRST):
-                if LOW <= ratio <= HIGH:
-                    study.enqueue_trial({"ratio": ratio, **own}, skip_if_exists=True)
-        for stale in study.get_trials(states=(_states().RUNNING,)):  # broken off
+        for stale in study.get_trials(states=(_states().RUNNING,)):  # broken off: made again
             study.tell(stale.number, state=_states().FAIL)
-            study.enqueue_trial(stale.params)
         return study
 
     def _done(self, study: optuna.Study) -> list[Trial]:
