@@ -165,9 +165,14 @@ def _result_table(
         columns,
         rows,
         f"{case}: scores" if case else f"Scores on the test set ({direction} is better).",
-        note=f"Test set, {direction} is better. Differences are paired over the seeds. Intervals "
-        f"hold for each row alone; p is corrected for all {counted(summary.tests, 'test')} of the "
-        "study. Bold: best mean, which need not be a finding."
+        note=f"Test set, {direction} is better. Differences are paired over the seeds. "
+        + (
+            "Intervals hold for each row alone; p is corrected for all "
+            f"{counted(summary.tests, 'test')} of the study. "
+            if summary.tests
+            else ""
+        )
+        + "Bold: best mean, which need not be a finding."
         + (f" {left} more rows: summary.json." if left else ""),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +32,8 @@ def add_rerun(page: Page, summary: Summary, meta: Mapping[str, Any]) -> None:
             chosen[:MOST_ROWS],
             "The settings that were chosen on validation data.",
         )
-    if meta.get("command"):
-        page.add_code(str(meta["command"]), "The command:")
+    command = meta.get("command") or f"tether compare study.yaml -o {shlex.quote(summary.name)}"
+    page.add_code(str(command), "The command:")
     if meta.get("config"):
         page.add_code(str(meta["config"]).rstrip("\n"), "study.yaml, with all defaults filled in:")
     prints = [

@@ -9,7 +9,7 @@ from tether.compare.power import MOST_SEEDS
 from tether.compare.statistics import FEWEST_PAIRS
 from tether.compare.summary import Summary
 from tether.compare.summary_pairs import NO_DIFFERENCE, Comparison
-from tether.compare.summary_words import Numbers, counted, p_text
+from tether.compare.summary_words import Numbers, p_text
 from tether.report import Cell, Column, Page
 
 MOST_ROWS = 200
@@ -28,8 +28,8 @@ def add_tests(page: Page, summary: Summary) -> None:
         "three to five seeds an exact permutation test could never reach 5 %; its p-value is "
         "given as a second opinion. Where all seeds show the same difference there is no spread, "
         "and the sign-flip test decides.",
-        f"Holm's correction covers all {counted(summary.tests, 'test')} of the study: if no "
-        f"method differed, any finding at all would appear in at most {level} of such studies. "
+        f"Holm's correction covers every test of the study ({summary.tests} here): if no method "
+        f"differed, any finding at all would appear in at most {level} of such studies. "
         f"Intervals need {FEWEST_PAIRS} seeds, bootstrap intervals {FEWEST_BOOTSTRAP}.",
         "More seeds: how many further ones would find a difference as large as the one seen, "
         "with a chance of 80 %. It takes what was seen for the truth, so it is a guide. "

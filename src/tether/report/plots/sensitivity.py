@@ -129,6 +129,10 @@ def _draw(
             else:
                 margin = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
                 axes.set_xlim(low - margin, high + margin)
+        up = finite_range([cloud[:, 1] for cloud in clouds.values()])
+        if up is not None:
+            margin = 0.06 * (up[1] - up[0]) or 0.05 * abs(up[1]) or 0.5
+            axes.set_ylim(up[0] - margin, up[1] + margin)
         axes.set_xlabel(printable(each.option) + (" (log scale)" if log else ""))
         axes.set_ylabel(printable(y))
         if places:
