@@ -2,8 +2,8 @@
 
 Fine-tunes MobileNetV2 0.35 on pictures of clothes for two epochs (the data and weights that
 ``TETHER_SHARED`` names, see ``docs/results/real_runs.md``), then diagnoses the run in a process of
-its own on at most 500 pictures of each split, and prints the seconds of every step and the peak
-of its memory.
+its own on at most 500 pictures of each split, and prints the seconds of every step, the seconds of
+all cores together, and the peak of its memory.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ def measure(run: Path, samples: int, output: Path) -> dict[str, Any]:
     words = ["diagnose", str(run), "--samples", str(samples), "--output", str(output)]
     subprocess.run([sys.executable, "-m", "tether", *words], check=True)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # KiB on Linux
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = used.ru_maxrss / 2**20  # KiB on Linux
     kept = json.loads((output / "diagnosis.json").read_text(encoding="utf-8"))
     return {
-        "seconds": round(seconds, 1), "peak_gib": round(peak, 2), "samples": kept["samples"],
+        "seconds": round(seconds, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_gib": round(peak, 2), "samples": kept["samples"],
         "steps": {name: step["seconds"] for name, step in kept["steps"].items()},
         "missing": {n: s["reason"] for n, s in kept["steps"].items() if s["status"] != "ok"},
     }  # fmt: skip
