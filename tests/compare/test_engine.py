@@ -13,6 +13,8 @@ from tether.compare.session import read_result, run_study
 from tether.errors import ConfigError
 from tether.files import read_rows
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 TRIALS = 5
 
 
@@ -114,7 +116,7 @@ def test_tuning_finds_an_option_that_was_set_badly(data, tmp_path):
 
 def test_what_is_worse_than_the_median_is_broken_off(data, tmp_path):
     asked = study(
-        data, trials=9, methods=["plain"], settings={"epochs": 5},
+        data, trials=7, methods=["plain"], settings={"epochs": 5},
         space={"lr": "log(1e-6, 1e-1)"},
     )  # fmt: skip
     found = run_study(asked, tmp_path / "pruned", workers=0)

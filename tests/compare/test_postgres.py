@@ -19,6 +19,8 @@ from tether.compare.session import run_study
 from tether.compare.storage import Storage
 from tether.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 FOUND = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
 USER = "postgres"

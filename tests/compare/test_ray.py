@@ -13,12 +13,14 @@ from tether.compare.ray_tasks import RayTasks
 from tether.compare.session import run_study
 from tether.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 
 def test_a_cluster_of_two_workers_comes_to_the_same_table(tmp_path):
     data = rows(tmp_path / "rows.npz")
-    asked = study(data, trials=2, methods=["plain", "l2_sp"])
+    asked = study(data, trials=1, methods=["plain", "l2_sp"])
     ray.init(
         num_cpus=2, include_dashboard=False, address="local", logging_level="error",
         log_to_driver=False,

@@ -15,6 +15,8 @@ from tether.compare.fingerprints import located
 from tether.compare.session import read_result, run_study
 from tether.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture
 def data(tmp_path):
