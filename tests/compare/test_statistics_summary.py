@@ -145,6 +145,13 @@ def test_family_spans_all_cases():
     assert found.ranks.average["elr"] == 1.0
 
 
+def test_many_findings_stay_a_few_sentences():
+    better = [[b + 0.001 * k * (-1) ** seed for seed, b in enumerate(BETTER)] for k in range(9)]
+    table = {"plain": PLAIN, **{f"m{k}": scores for k, scores in enumerate(better)}}
+    words = verdict(summarise(*study({"data": table})))
+    assert words.count("is better than plain") == 6 and "And 3 more findings." in words
+
+
 def test_few_cases_are_only_described():
     table = {f"c{k}": {"plain": PLAIN, "elr": BETTER} for k in range(3)}
     found = summarise(*study(table))

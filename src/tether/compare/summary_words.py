@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tether.compare.summary import Summary
 
 _NAMED = 4  # methods and cases that a sentence names
+_CLAIMS = 6  # sentences of the verdict
 _BIDI = frozenset("R AL RLE LRE RLO LRO RLI LRI FSI PDI PDF".split())
 
 
@@ -131,6 +132,8 @@ def verdict(summary: Summary) -> str:
             f"{FEWEST_PAIRS}."
         )
     parts = list(_claims(summary))
+    if len(parts) > _CLAIMS:
+        parts[_CLAIMS:] = [f"And {counted(len(parts) - _CLAIMS, 'more finding')}."]
     if not parts:
         seeds = sorted({each.pairs for each in tested})
         spread = f"{seeds[0]}" if seeds[:1] == seeds[-1:] else f"{seeds[0]} to {seeds[-1]}"
