@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.reference import compare_twins as twins
-from tether.compare.intervals import bootstrap_interval, t_interval
+from tether.compare.intervals import bootstrap_interval, resampled_means, t_interval
 from tether.compare.power import detectable_difference, paired_power, seeds_needed
 from tether.compare.ranks import (
     average_ranks,
@@ -142,6 +142,16 @@ def test_bootstrap_covers():
 def test_bootstrap_repeats_itself():
     values = [0.1, 0.5, 0.2, 0.9, 0.3, 0.3]
     assert bootstrap_interval(values) == bootstrap_interval(values)
+
+
+def test_many_values_are_resampled_in_parts():
+    values = np.random.default_rng(0).normal(1.0, 2.0, 3000)
+    means = resampled_means(values, 500)
+    assert means.shape == (500,)
+    assert means.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert means.std() == pytest.approx(values.std() / math.sqrt(3000), rel=0.15)
+    low, high = bootstrap_interval(values[:500])
+    assert t_interval(values[:500]) == pytest.approx((low, high), abs=0.03)
 
 
 # --- ranks -------------------------------------------------------------------------------------

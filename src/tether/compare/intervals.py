@@ -18,6 +18,7 @@ Interval = tuple[float, float]
 #: smallest to the largest value covers its middle in less than 95 % of all samples.
 FEWEST_BOOTSTRAP = 6
 RESAMPLES = 4000
+_KEPT = 64  # draws for up to so many values are kept
 
 
 def t_interval(values: ArrayLike, *, level: float = 0.95) -> Interval | None:
@@ -89,9 +90,36 @@ def bootstrap_interval(
     if not varies(kept):
         return float(kept[0]), float(kept[0])
     tail = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile(level, n - 1))
-    means = resample_weights(n, resamples, seed) @ kept
+    means = resampled_means(kept, resamples, seed)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def resampled_means(values: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Means of resamples of the rows, drawn with replacement.
+
+    Args:
+        values: one row per seed.
+        resamples: number of resamples.
+        seed: of the draws; rows of equal number are drawn alike.
+
+    Shape:
+        `(n,)` or `(n, k)` to `(resamples,)` or `(resamples, k)`.
+
+    Example:
+        >>> resampled_means(np.array([1.0, 1.0, 1.0]), 2).tolist()
+        [1.0, 1.0]
+    """
+    n = len(values)
+    if n <= _KEPT:
+        return np.asarray(resample_weights(n, resamples, seed) @ values, np.float64)
+    generator = np.random.default_rng([seed, n])
+    step = max(1, 1_000_000 // n)  # many rows are drawn in parts, to spare memory
+    parts = [
+        generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)) @ values / n
+        for start in range(0, resamples, step)
+    ]
+    return np.concatenate(parts)
 
 
 @lru_cache(maxsize=16)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tether.compare.intervals import Interval, resample_weights
+from tether.compare.intervals import Interval, resampled_means
 from tether.compare.power_law import PowerLaw, fit_power_law
 from tether.compare.statistics import FEWEST_PAIRS, Floats
 
@@ -170,7 +170,7 @@ def _draws(pairs: Sequence[Floats], resamples: int) -> Floats:
     for place, pair in enumerate(pairs):
         n = len(pair)
         mean = pair.mean(axis=0)
-        moved = resample_weights(n, resamples, place + 1) @ (pair - mean)
+        moved = resampled_means(pair - mean, resamples, place + 1)
         parts.append(mean + math.sqrt(n / (n - 1)) * moved)
     return np.stack(parts, axis=-1).transpose(1, 0, 2)
 
