@@ -21,8 +21,9 @@ function redraw(moved) {
   $("progress").max = total || 1;
   $("progress").value = state.counts.done;
   const skipped = state.counts.skip ? `, ${state.counts.skip} skipped` : "";
-  const what = state.data.likely ? " probably wrong" : "";
-  const words = `${state.counts.done} of ${total}${what} decided${skipped}`;
+  const words = state.data.likely
+    ? `${state.counts.done} decided, ${total} probably wrong${skipped}`
+    : `${state.counts.done} of ${total} decided${skipped}`;
   if ($("count").textContent !== words) $("count").textContent = words;
   $("undo").disabled = !state.history.length;
   for (const view of ["one", "grid"]) {
