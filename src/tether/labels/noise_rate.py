@@ -34,7 +34,7 @@ _ROUNDS, _CLOSE = 200, 1e-5
 _PRIOR = 1.0
 #: The plateau counts from the first distance to the uniform share on, in full from the second on.
 _DOUBT = (0.06, 0.12)
-_TINY = 1e-7
+_TINY = 1e-12
 
 
 def softmax(logs: Array) -> Array:
@@ -182,8 +182,10 @@ def shifted(scores: Array, rate: float) -> Array:
 def uniform_share(logs: Array, given: Ints, counts: Array | None = None) -> float:
     """Share of wrong labels if they were drawn evenly from all other classes.
 
-    The given label is k with ``(1 - r) softmax(s z_i)_k + r / K``; s and r are the likeliest. Hard
-    samples do not count towards r: their labels are of classes that z finds likely.
+    The given label is k with ``q_ik = (1 - r) softmax(s z_i)_k + r / K``; s and r are the
+    likeliest. Hard samples do not count towards r: their labels are of classes that z finds likely.
+    A classifier may have learnt the uniform share itself, so the floor f of all probabilities is
+    taken: the lower quartile over the samples of ``K min_k q_ik``, which is at least r.
 
     Args:
         logs: log-probabilities z ``[n, K]``, of each sample without its own label.
@@ -191,12 +193,13 @@ def uniform_share(logs: Array, given: Ints, counts: Array | None = None) -> floa
         counts: how often each sample counts; once by default.
 
     Returns:
-        ``r (K - 1) / K``.
+        ``f (K - 1) / K``.
     """
-    classes, rows = logs.shape[1], np.arange(len(given))
+    classes, rows = int(logs.shape[1]), np.arange(len(given))
     weights = np.ones(len(given)) if counts is None else counts
     weights = weights / weights.sum()
-    own = np.stack([softmax(s * logs)[rows, given] for s in np.geomspace(0.25, 8.0, 31)])
+    sharp = np.geomspace(0.25, 8.0, 31)
+    own = np.stack([softmax(s * logs)[rows, given] for s in sharp])
     share = np.full((len(own), 1), 0.2)
     for _ in range(_ROUNDS):
         mixed = (1.0 - share) * own + share / classes
@@ -206,8 +209,10 @@ def uniform_share(logs: Array, given: Ints, counts: Array | None = None) -> floa
         if moved < _CLOSE:
             break
     likelihood = np.log((1.0 - share) * own + share / classes) @ weights
-    likeliest: float = share[:, 0].tolist()[int(likelihood.argmax())]
-    return likeliest * (classes - 1) / classes
+    best = int(likelihood.argmax())
+    even = float(share[best, 0])
+    least = float(np.quantile(softmax(sharp[best] * logs).min(1), 0.25))
+    return (even + (1.0 - even) * classes * least) * (classes - 1) / classes
 
 
 def plateau(logs: Array, given: Ints, counts: Array | None = None) -> float:

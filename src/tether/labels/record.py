@@ -40,6 +40,9 @@ ABOUT, GIVEN, SUMS = "about.json", "given.npy", "sums.npy"
 MOST_SUMS = 2**26
 #: Classes that fit into the 16 bits of a column.
 MOST_CLASSES = 2**16 - 1
+#: An entry that nothing was written to: less than any loss and margin make together, so that the
+#: largest of two ranks' entries is the one that was seen; and not what a merge takes for no entry.
+UNSEEN = -(2**31) + 1
 #: Numbers beyond float16 are kept as its largest one.
 _LARGEST = 65504.0
 
@@ -170,8 +173,7 @@ class SampleRecord(Method):
 
     @staticmethod
     def _unseen(samples: int) -> Tensor:
-        nothing, zero = torch.full((samples,), float("nan")), torch.zeros(samples)
-        return packed([nothing, zero, zero, zero], [zero.long(), zero.long()])
+        return torch.full((samples, len(COLUMNS.names or ()) // 2), UNSEEN, dtype=torch.int32)
 
     def epoch_start(self, epoch: int) -> None:
         """No sample of this epoch was seen yet."""
@@ -219,7 +221,11 @@ class SampleRecord(Method):
         """Write the epoch's columns, and what is known of all epochs."""
         if rank():
             return
-        columns = self.now.cpu().numpy().view(COLUMNS).reshape(-1)
+        now = self.now.cpu().numpy()
+        columns = now.view(COLUMNS).reshape(-1).copy()
+        nothing = now[:, 0] == UNSEEN
+        columns[nothing] = np.zeros((), dtype=COLUMNS)
+        columns["loss"][nothing] = np.nan
         save(self.folder / f"epoch-{epoch:04d}.npy", columns)
         save(self.folder / GIVEN, self.given.cpu().numpy())
         if len(self.sums):
