@@ -68,7 +68,7 @@ def start_epochs(
 
 def _from_losses(losses: NDArray[Any]) -> int | None:
     """The turning point, None where the end of the run doesn't confirm one."""
-    from tether.measure.learning import turning_point
+    from tether.measure import turning_point
 
     seen = losses[:, np.isfinite(losses).all(0)]
     if not seen.size:

@@ -24,7 +24,7 @@ DONE, FAILED = "DONE", "FAILED"
 OURS = (
     CONFIG_NAME, RESULT_FILE, DONE, FAILED, "environment.json", "progress.json", "run.log",
     "metrics.jsonl", "checkpoints", "model", "predictions-*.csv", "labels",
-    "diagnosis.json", "report.html",
+    "diagnosis.json", "report.html", "encode",
 )  # fmt: skip
 
 
