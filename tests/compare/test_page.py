@@ -146,6 +146,15 @@ def test_large_studies_are_drawn_in_part(tmp_path):
     assert "121 tests" in text  # 15 methods in 7 cases, over the cases, and the ranks
 
 
+def test_findings_are_never_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "MOST_ROWS", 2)
+    table = {"plain": [0.5, 0.51, 0.52], "a": [0.5, 0.52, 0.51], "best": [0.9, 0.91, 0.921]}
+    text = write_report(*study({"data": table}), tmp_path).read_text(encoding="utf-8")
+    rows = re.search(r"<tbody>.*?</tbody>", text, re.DOTALL)[0]
+    assert rows.count("<tr>") == 2 and "best" in rows.partition("plain")[0]
+    assert "1 more row: summary.json." in text
+
+
 # --- in a browser ------------------------------------------------------------------------------
 
 

@@ -153,6 +153,9 @@ def _result_table(
     ]
     pairs = {(e.case, e.method): e for e in summary.comparisons if e.against == summary.baseline}
     best, numbers = _best(summary), Numbers(summary.fraction)
+    if len(scores) > MOST_ROWS:  # what is cut off must be no finding
+        found = {key for key, pair in pairs.items() if pair.significant}
+        scores = sorted(scores, key=lambda score: (score.case, score.method) not in found)
     rows = [
         _result_row(score, pairs.get((score.case, score.method)), numbers, colors, best, several)
         for score in scores[:MOST_ROWS]
@@ -173,7 +176,7 @@ def _result_table(
             else ""
         )
         + "Bold: best mean, which need not be a finding."
-        + (f" {left} more rows: summary.json." if left else ""),
+        + (f" {counted(left, 'more row')}: summary.json." if left else ""),
     )
 
 

@@ -37,7 +37,7 @@ def add_tests(page: Page, summary: Summary) -> None:
     )
     numbers = Numbers(summary.fraction)
     unit = "points" if summary.fraction else ""
-    shown = summary.comparisons[:MOST_ROWS]
+    shown = sorted(summary.comparisons, key=lambda each: not each.significant)[:MOST_ROWS]
     left = len(summary.comparisons) - len(shown)
     page.add_table(
         [
