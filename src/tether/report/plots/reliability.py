@@ -20,7 +20,7 @@ def reliability_diagram(
     """How often the model is right where it is so sure, one panel a run.
 
     Bars are the bins of confidence; a bar below the diagonal is over-confident. The bars' width
-    is that of the bins; bins without samples have none. Under them, the share of the samples.
+    is that of the bins; bins without samples have none. Grey: where the samples are, not to scale.
 
     Args:
         curves: for every run `edges` (one more than there are bins), `count`, `confidence` and
@@ -50,7 +50,7 @@ def reliability_diagram(
         )
     keys = (
         Key("perfect calibration", Color(MUTED.name, MUTED.light, MUTED.dark, "dashed")),
-        Key("share of the samples", MUTED, "band"),
+        Key("where the samples are", MUTED, "band"),
     )
     return Plot(tuple(panels), keys)
 
