@@ -87,8 +87,10 @@ def _one(file: np.lib.npyio.NpzFile, path: Path) -> NDArray[np.float64]:
 
 def _csv(path: Path) -> NDArray[np.float64]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if not lines:
+        raise ValueError("it is empty")
     try:
-        [float(cell) for cell in lines[0].split(",")] if lines else None
+        [float(cell) for cell in lines[0].split(",")]
         skip = 0
     except ValueError:
         skip = 1  # a line of names
