@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
 
@@ -43,10 +42,9 @@ def test_an_address_that_is_none_or_silent_or_no_cluster(monkeypatch):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setattr("tether.compare.ray_tasks.PATIENCE", 1.0)
-        began = time.monotonic()
+        monkeypatch.setattr("tether.compare.ray_tasks.STARTING", 2.0)
         with pytest.raises(ConfigError, match="does not answer as a Ray cluster"):
             RayTasks(f"127.0.0.1:{silent.getsockname()[1]}", None, 1, gpu=False)
-        assert time.monotonic() - began < 30
     assert not ray.is_initialized()
 
 

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,8 @@ from tether.optional import require
 
 #: Seconds that a cluster may take to answer.
 PATIENCE = 10.0
+#: Seconds to import Ray in, on a busy machine.
+STARTING = 10.0
 LOCAL = "local"
 
 
@@ -139,13 +143,21 @@ def _check_answers(address: str) -> None:
         ) from None
     if address.startswith("ray://"):
         return
-    from importlib import import_module
-
-    check = getattr(import_module("ray._raylet"), "check_health", None)
-    if check is None:  # another version of Ray: it finds out by itself
-        return
-    if not check(address, timeout=PATIENCE, skip_version_check=True):
+    if not _is_cluster(address):
         raise ConfigError(
             f"--ray {address}: what listens there does not answer as a Ray cluster within "
             f"{PATIENCE:.0f} seconds"
         )
+
+
+def _is_cluster(address: str) -> bool:
+    """Asked by a process of its own: Ray's own limits of time are not kept where nobody answers."""
+    code = "import sys, ray; ray._raylet.GcsClient(address=sys.argv[1])"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, address], check=False, timeout=PATIENCE + STARTING,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
