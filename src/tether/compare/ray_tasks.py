@@ -14,6 +14,7 @@ from typing import Any
 from tether.compare.outcome import Outcome
 from tether.errors import ConfigError
 from tether.optional import require
+from tether.words import printable
 
 #: Seconds that a cluster may take to answer.
 PATIENCE = 10.0
@@ -143,21 +144,25 @@ def _check_answers(address: str) -> None:
         ) from None
     if address.startswith("ray://"):
         return
-    if not _is_cluster(address):
-        raise ConfigError(
-            f"--ray {address}: what listens there does not answer as a Ray cluster within "
-            f"{PATIENCE:.0f} seconds"
-        )
+    problem = _problem(address)
+    if problem:
+        raise ConfigError(f"--ray {address}: what listens there {problem}")
 
 
-def _is_cluster(address: str) -> bool:
-    """Asked by a process of its own: Ray's own limits of time are not kept where nobody answers."""
+def _problem(address: str) -> str:
+    """Why no cluster can be used there, asked by a process of its own: Ray's limits of time fail.
+
+    Where nobody answers, Ray itself tries for minutes.
+    """
     code = "import sys, ray; ray._raylet.GcsClient(address=sys.argv[1])"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code, address], check=False, timeout=PATIENCE + STARTING,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+        return f"does not answer as a Ray cluster within {PATIENCE:.0f} seconds"
+    said = done.stderr.strip().rpartition("\n")[2]
+    if done.returncode == 0 or "AuthenticationError" in said:  # it answers; ray.init has the token
+        return ""
+    return f"is no Ray cluster: {printable(said, 300)}"
