@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SIGMAS = (0.01, 0.03, 0.1, 0.3)
 DRAWS, GROUP_DRAWS = 4, 2
 #: Samples that are enough for the loss under noise.
-SAMPLES, CURVED = 256, 128
+SAMPLES, GROUP_SAMPLES = 256, 64
 #: Noise of this size must not raise the loss by so much.
 AT, SHARP = 0.1, 0.5
 
@@ -34,7 +34,7 @@ def measure_stability(case: Case) -> Found:
     whole = noise_stability(case.passes.model, data, draws=DRAWS, **options)
     parts = noise_stability(
         case.passes.model, data, draws=GROUP_DRAWS, per_layer="group",
-        max_samples=CURVED, **options,
+        max_samples=GROUP_SAMPLES, **options,
     )  # fmt: skip
     curve = whole.curve
     values = {f"increase_{s:g}": float(v) for s, v in zip(SIGMAS, curve.increase, strict=True)}
@@ -99,7 +99,7 @@ GROUP = Group(
         Step(
             "noise_stability", "Loss under noise on the weights",
             ("finite", HELD_OUT, "labels"), measure_stability, draw_stability, judge_stability,
-            cost=2.0 * DRAWS * len(SIGMAS) * 0.5 + 2.0 * GROUP_DRAWS * len(SIGMAS) * 8 * 0.25,
+            cost=2 * len(SIGMAS) * (DRAWS * SAMPLES + GROUP_DRAWS * 10 * GROUP_SAMPLES) / 500,
         ),
     ),
 )  # fmt: skip
