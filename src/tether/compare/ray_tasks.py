@@ -68,7 +68,10 @@ class RayTasks:
             self._ray.init(address=address, **quiet)
         except Exception as error:  # whatever its layers raise, it is the address
             first = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"--ray {address}: {first or type(error).__name__}") from None
+            raise ConfigError(
+                f"--ray {address}: {first or type(error).__name__} (a cluster with tokens wants "
+                "RAY_AUTH_MODE=token and its token here, too)"
+            ) from None
 
     def submit(self, job: Mapping[str, Any]) -> None:
         """Give a job to the cluster."""
