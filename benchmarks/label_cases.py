@@ -20,7 +20,7 @@ SYNTHETIC = ("clean", "symmetric:0.1", "symmetric:0.2", "symmetric:0.4", "pair:0
 MOBILENET: dict[str, Any] = {
     "model": "timm:mobilenetv2_035", "weights": f"{SHARED}/weights/mobilenetv2_035.safetensors",
     "model_args": {"pad_type": "same", "bn_eps": 1e-3, "mean": 0.5, "std": 0.5},
-    "image_size": 64, "epochs": 3, "batch_size": 32, "lr": 1e-3, "head_lr_mult": 10.0,
+    "image_size": 64, "epochs": 4, "batch_size": 32, "lr": 3e-4, "head_lr_mult": 10.0,
     "warmup_ratio": 0.1, "augment": "light", "eval_batch_size": 64, "freeze_norm": "all",
 }  # fmt: skip
 MINILM: dict[str, Any] = {

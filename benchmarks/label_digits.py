@@ -79,12 +79,17 @@ def row(noise: str, seed: int) -> dict[str, Any]:
         with torch.no_grad():
             shares[fold == part] = net(x[~rest]).softmax(1).numpy()
     seconds["folds"] = time.process_time() - began
+    probe = cleanlab_scores(
+        np.exp(signals.opinions["classifier on pretrained features"]), true, given
+    )
     found = scores.noise[0]
     summary = {"noise_rate": found.rate, "noise_rate_interval": list(found.interval)}
     return {
         "case": "digits", "noise": noise, "seed": seed, "size": len(true),
         **judged(scores.wrong, scores.suggested, summary, true, given),
         **cleanlab_scores(shares, true, given),
+        "cleanlab on a linear probe": {**probe["cleanlab self"], "rate": probe["cleanlab rate"],
+                                       "fold accuracy": probe["fold accuracy"]},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }  # fmt: skip
 

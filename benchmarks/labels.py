@@ -116,8 +116,26 @@ def score_job(job: Job, work: Path) -> dict[str, Any]:
         "case": case, "noise": noise, "seed": seed, "size": size,
         **judged(scores, suggested, found.summary, samples.labels, samples.given),
         **cleanlab_scores(out_of_fold(job, samples, work), samples.labels, samples.given),
+        "cleanlab on a linear probe": probed(root / "part-1", samples),
         "seconds": {"run": trained[0], "find": round(seconds, 1), "folds": sum(trained[1:])},
     }  # fmt: skip
+
+
+def probed(run: Path, samples: Samples) -> dict[str, Any]:
+    """What cleanlab makes of a linear probe on the frozen pretrained features, out of fold."""
+    from tether.labels.features import features_of, first_weights
+    from tether.labels.folds import out_of_fold as probe
+    from tether.tuning.opened import open_run
+
+    opened = open_run(run)
+    table = opened.assembly.source.tables["train"]
+    with first_weights(opened) as loaded:
+        logs = probe(features_of(loaded, table), table.labels, len(samples.names))
+    names = opened.assembly.source.class_names  # in the data's own order
+    shares = np.exp(logs)[:, [names.index(name) for name in samples.names]]
+    found = cleanlab_scores(shares, samples.labels, samples.given)
+    return {**found["cleanlab self"], "rate": found["cleanlab rate"],
+            "fold accuracy": found["fold accuracy"]}  # fmt: skip
 
 
 def judged(

@@ -32,8 +32,10 @@ MOST_FITTED = 20_000
 _ROUNDS, _CLOSE = 200, 1e-5
 #: Times that a class was seen with each label before the data are looked at, in all.
 _PRIOR = 1.0
-#: The plateau counts from the first distance to the uniform share on, in full from the second on.
-_DOUBT = (0.06, 0.12)
+#: The plateau counts from the first distance to the uniform share on, in full from the second on;
+_DOUBT = (0.08, 0.16)
+#: and in full up to the first uniform share, not at all from the second on.
+_EVEN = (0.06, 0.12)
 _TINY = 1e-12
 
 
@@ -241,20 +243,19 @@ def plateau(logs: Array, given: Ints, counts: Array | None = None) -> float:
     whole = np.array([weights[rows].sum() for rows in groups])
     b, d = np.linspace(-4.0, 5.0, 19)[:, None, None], np.geomspace(0.1, 8.0, 16)[None, :, None]
     error = 0.5 * (1.0 + np.tanh(0.5 * (b - d * m))) * (classes - 1) / classes
-    best_share, best_likelihood = 0.0, -np.inf
-    for share in np.linspace(0.0, 0.8, 41):
+    shares, likelihood = np.linspace(0.0, 0.8, 41), []
+    for share in shares:
         q = np.clip(share + (1.0 - share) * error, 1e-9, 1.0 - 1e-9)
-        likelihood = (against * np.log(q) + (whole - against) * np.log1p(-q)).sum(-1).max()
-        if likelihood > best_likelihood:
-            best_share, best_likelihood = float(share), float(likelihood)
-    return best_share
+        likelihood.append((against * np.log(q) + (whole - against) * np.log1p(-q)).sum(-1).max())
+    return float(shares[int(np.argmax(likelihood))])
 
 
 def noise_rate(opinions: list[Array], given: Ints, counts: Array | None = None) -> float:
     """Share of wrong labels, as far as it can be told from samples that are merely hard.
 
-    The uniform share; and where the plateau lies clearly above it, the plateau: wrong labels that
-    always go to one or two particular classes leave no uniform share.
+    The uniform share; and where that is small and the plateau lies clearly above it, the plateau:
+    wrong labels that always go to one or two particular classes leave no uniform share. Where there
+    is a uniform share, it says more than the plateau, which hangs on where a curve ends.
 
     Args:
         opinions: log-probabilities ``[n, K]`` of each sample without its own label, by
@@ -264,8 +265,9 @@ def noise_rate(opinions: list[Array], given: Ints, counts: Array | None = None) 
     """
     even = float(np.mean([uniform_share(logs, given, counts) for logs in opinions]))
     gap = max(plateau(opinions[-1], given, counts) - even, 0.0)
-    low, high = _DOUBT
-    return even + gap * float(np.clip((gap - low) / (high - low), 0.0, 1.0))
+    far = (gap - _DOUBT[0]) / (_DOUBT[1] - _DOUBT[0])
+    small = (_EVEN[1] - even) / (_EVEN[1] - _EVEN[0])
+    return even + gap * float(np.clip(far, 0.0, 1.0) * np.clip(small, 0.0, 1.0))
 
 
 # -- the estimate ----------------------------------------------------------------------------------
