@@ -15,8 +15,8 @@ from tether.catalogue import list_methods, method_info
 
 FILE = Path(__file__).resolve().parent.parent / "tests" / "api_surface.json"
 MODULES = (
-    "tether", "tether.noise", "tether.measure", "tether.compare", "tether.diagnose", "tether.encode",
-    "tether.labels",
+    "tether", "tether.noise", "tether.measure", "tether.compare", "tether.diagnose",
+    "tether.encode", "tether.labels",
 )  # fmt: skip
 
 Surface = dict[str, dict[str, list[str]]]

@@ -127,6 +127,7 @@ def read_csv(path: Path) -> Columns:
 
 
 def delimiter_of(path: Path, text: str) -> str:
+    """What separates the cells of a table: by its name, or else by its first lines."""
     if path.suffix.lower() == ".tsv":
         return "\t"
     header = text.partition("\n")[0]
