@@ -81,21 +81,20 @@ class Bench:
         return [row for row in self.rows if row["kind"] == kind]
 
     def steps(self) -> Iterator[Callable[[], None]]:
-        """What is left to do, one run each."""
+        """What is to be done next, one run each."""
         if not self.found("plain"):
             yield self.plain
         for start in ("pretrained", "random"):
             if not any(row["start"] == start for row in self.found("stability")):
                 yield lambda start=start: self.stability(start)
         done = {row["radius"] for row in self.found("single")}
-        trials = len(self.found("encoded"))
         grid = [radius for radius in self.grid() if radius not in done]
+        trials = len(self.found("encoded"))
         # in turns, so that half of them tell something
-        for turn in range(max(len(grid), TRIALS - trials)):
-            if trials + turn < TRIALS:
-                yield lambda number=trials + turn + 1: self.encoded(number)
-            if turn < len(grid):
-                yield lambda radius=grid[turn]: self.single(radius)
+        if trials < TRIALS and (trials <= len(done) or not grid):
+            yield lambda: self.encoded(trials + 1)
+        elif grid:
+            yield lambda: self.single(grid[0])
 
     def grid(self) -> list[float]:
         distances = [d for d in self.found("plain")[0]["distances"].values() if d > 0]
