@@ -14,7 +14,10 @@ import numpy as np
 from tests.markdown import ROOT, code_blocks
 from tests.models.tiny import bert_folder
 
-PAGES = ("README.md", "docs/index.md", "docs/tune.md", "docs/tune_training.md")
+PAGES = (
+    "README.md", "docs/index.md", "docs/tune.md", "docs/tune_training.md", "docs/diagnose.md",
+    "docs/encode.md", "docs/labels.md", "docs/labels_review.md", "docs/compare.md",
+)  # fmt: skip
 NOT_RUN = "not run"
 _LAUNCHERS = re.compile(r"^(?:torchrun|accelerate launch) .*?-m tether ")
 
