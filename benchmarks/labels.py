@@ -212,6 +212,40 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a line a case and noise, means over the seeds."""
+    lines = [
+        "# Ranking wrong labels", "",
+        "Written by `python -m benchmarks.labels` (its docstring says what is run). Average",
+        "precision of the ranking, means over the seeds; *probe* is cleanlab on a linear classifier",
+        "out of fold on the frozen pretrained features. Seconds are of one thread of the CPU.", "",
+        "| case | noise | samples | seeds | wrong | tether | cleanlab, 5 trainings | probe "
+        "| rate | cleanlab's rate | calibration | run + find | folds | their accuracy |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for case, noise in dict.fromkeys((row["case"], row["noise"]) for row in rows):
+        mine = [row for row in rows if (row["case"], row["noise"]) == (case, noise)]
+
+        def mean(get: Any, of: Sequence[dict[str, Any]] = mine) -> float:
+            found = [get(row) for row in of]
+            return float("nan") if None in found else float(np.mean(found))
+
+        cells = [
+            case, noise, mine[0]["size"], len(mine), f"{mean(lambda r: r['wrong']):.3f}",
+            *(f"{mean(lambda r, n=n: r[n]['ap']):.3f}"
+              for n in ("tether", "cleanlab self", "cleanlab on a linear probe")),
+            f"{mean(lambda r: r['tether']['rate']):.3f}",
+            f"{mean(lambda r: r['cleanlab rate']):.3f}",
+            f"{mean(lambda r: r['tether']['calibration']):.3f}",
+            f"{mean(lambda r: r['seconds']['run']):.0f} + "
+            f"{mean(lambda r: r['seconds']['find']):.0f}",
+            f"{mean(lambda r: r['seconds']['folds']):.0f}",
+            f"{mean(lambda r: r['fold accuracy']):.2f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)).replace("nan", "-") + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.labels", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/labels"))
@@ -237,6 +271,7 @@ def main() -> int:
     if "digits" in wanted and options.only != "train":
         for row in label_digits.rows():
             save([row], options.output)
+    options.output.with_suffix(".md").write_text(table(read(options.output)))
     return 0
 
 
