@@ -217,7 +217,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# Ranking wrong labels", "",
         "Written by `python -m benchmarks.labels` (its docstring says what is run). Average",
-        "precision of the ranking, means over the seeds; *probe* is cleanlab on a linear classifier",
+        "precision of the ranking, mean over the seeds; *probe* is cleanlab on a linear classifier",
         "out of fold on the frozen pretrained features. Seconds are of one thread of the CPU.", "",
         "| case | noise | samples | seeds | wrong | tether | cleanlab, 5 trainings | probe "
         "| rate | cleanlab's rate | calibration | run + find | folds | their accuracy |",
