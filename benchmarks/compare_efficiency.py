@@ -2,7 +2,7 @@
 
 A comparison of plain fine-tuning on four seeds, each run a minute or longer, by one worker and by
 two. Speed-up: time of the one over time of the two. Orchestration: time between the runs of one
-worker (rows stored, work given), to the time of the runs. Overhead: all time in which workers did no
+worker (rows stored, work given), to the time of runs. Overhead: all time in which workers did no
 run, to the time in which they did; starting and importing once and the report count here. The
 machine must have two cores that nothing else uses.
 """
