@@ -5,7 +5,8 @@ For every case one ``tether tune`` of the whole training set gives tether's list
 fifths each give cleanlab's: its ranking by self-confidence and by normalised margin, and its noise
 rate, from their out-of-fold probabilities. Settings and seeds are those of ``label_cases.py``; all
 runs are in one thread. What was trained stays in ``--work`` and is not trained again, so a list can
-be scored anew in seconds. Rows go to ``results/labels.jsonl``, the page to ``docs/results/labels.md``.
+be scored anew in seconds. Rows go to ``results/labels.jsonl``, the page to
+``docs/results/labels.md``.
 """
 
 from __future__ import annotations
@@ -222,9 +223,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "`tether labels find` after one run; *cleanlab*: of cleanlab's self-confidence on",
         "out-of-fold probabilities of five trainings of the same model; *probe*: of cleanlab on a",
         "linear classifier, out of fold, on the frozen pretrained features. *rate*: the estimated",
-        "share of wrong labels, beside the true one (*wrong*). *calibration*: expected error of the",
-        "score as a probability. Seconds are processor time of one thread, on a machine that did",
-        "other work beside. `cifar10n` holds mistakes that people made; all other noise was put in.",
+        "share of wrong labels, beside the true one (*wrong*). *calibration*: expected error of",
+        "the score as a probability. Seconds are processor time of one thread, on a machine that did",
+        "other work beside. `cifar10n` holds mistakes that people made; other noise was put in.",
         "The limits within which the rate is told were chosen on these same data sets.", "",
         "| case | noise | samples | seeds | wrong | tether | cleanlab, 5 trainings | probe "
         "| rate | cleanlab's rate | calibration | run + find | folds | their accuracy |",
