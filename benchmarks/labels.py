@@ -225,7 +225,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "linear classifier, out of fold, on the frozen pretrained features. *rate*: the estimated",
         "share of wrong labels, beside the true one (*wrong*). *calibration*: expected error of",
         "the score as a probability. Seconds are processor time of one thread, on a machine that",
-        "did other work beside. `cifar10n` holds mistakes that people made; other noise was put in.",
+        "did other work beside. `cifar10n` holds mistakes of people; other noise was put in.",
         "The limits within which the rate is told were chosen on these same data sets.", "",
         "| case | noise | samples | seeds | wrong | tether | cleanlab, 5 trainings | probe "
         "| rate | cleanlab's rate | calibration | run + find | folds | their accuracy |",
