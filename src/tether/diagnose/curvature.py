@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tether.report import Color, Page
 
 #: Samples and draws: layers are compared, no digit is needed.
-SAMPLES, DRAWS = 64, 10
+SAMPLES, DRAWS = 32, 8
 #: Samples along the way that each layer went; a product for each weight tensor.
-ALONG = 16
+ALONG = 8
 #: Draws and sizes of the noise for the bound.
 BOUND_DRAWS, SIGMAS = 32, (0.03, 0.1, 0.3)
 

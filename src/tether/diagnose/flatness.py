@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 #: Sizes of the noise, as shares of each tensor's root mean square.
 SIGMAS = (0.01, 0.03, 0.1, 0.3)
-DRAWS, GROUP_DRAWS = 4, 2
+DRAWS, GROUP_DRAWS = 3, 2
 #: Samples that are enough for the loss under noise.
-SAMPLES, GROUP_SAMPLES = 256, 64
+SAMPLES, GROUP_SAMPLES = 256, 32
 #: Noise of this size must not raise the loss by so much.
 AT, SHARP = 0.1, 0.5
 
