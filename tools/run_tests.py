@@ -1,5 +1,8 @@
 """Lint, types and all tests, group by group, with the seconds that each took.
 
+Two groups run at a time, each in one process and the longest first; a group's output is printed
+when it has ended. A single group that is asked for has both cores, and prints as it goes.
+
 Every group runs even when an earlier one failed; the exit code is 1 when any failed. A folder
 under ``tests/`` that has a line in ``GROUPS`` is a group of its own; everything else there is the
 group ``unit``, so that a new test file cannot be forgotten.
@@ -12,47 +15,59 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LINTED = ("src", "tests", "tools", "docs", "benchmarks", "examples")
-PARALLEL = ("-n", "2", "--dist", "worksteal")
+LANES = 2
+PARALLEL = ("-n", str(LANES), "--dist", "worksteal")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tests that run in one call of pytest."""
+    """Tests that run in one call of pytest.
+
+    Attributes:
+        paths: where they are.
+        options: always given to pytest.
+        alone: given as well where nothing runs beside.
+    """
 
     paths: tuple[str, ...]
     options: tuple[str, ...] = ()
+    alone: tuple[str, ...] = PARALLEL
 
 
-# The contract has a pair of ranks of its own, so it does not share the cores with a second worker.
+# The longest first, so that both lanes end together. The contract has a pair of ranks of its own.
 # The documentation is built, and the walk of CONTRIBUTING.md made, once a file.
 GROUPS = {
-    "engine": Group(("tests/engine",), PARALLEL),
-    "methods": Group(("tests/methods",), PARALLEL),
-    "contract": Group(("tests/contract",)),
-    "integrations": Group(("tests/integrations",), PARALLEL),
-    "data": Group(("tests/data",), PARALLEL),
-    "models": Group(("tests/models",), PARALLEL),
-    "cli": Group(("tests/cli",), PARALLEL),
-    "tuning": Group(("tests/tuning",), PARALLEL),
-    "diagnose": Group(("tests/diagnose",), PARALLEL),
-    "compare": Group(("tests/compare",), PARALLEL),
-    "labels": Group(("tests/labels",), PARALLEL),
-    "demo": Group(("tests/demo", "tests/benchmarks"), PARALLEL),
-    "report": Group(("tests/report",), PARALLEL),
+    "tuning": Group(("tests/tuning",)),
+    "compare": Group(("tests/compare",)),
     "docs": Group(
         ("tests/test_docs.py", "tests/test_packaging.py", "tests/test_readme.py"),
-        ("-n", "2", "--dist", "loadfile"),
+        alone=("-n", "2", "--dist", "loadfile"),
     ),
-    "doctests": Group(("src/tether",), ("--doctest-modules", "-p", "no:cacheprovider")),
+    "demo": Group(("tests/demo", "tests/benchmarks")),
+    "diagnose": Group(("tests/diagnose",)),
+    "labels": Group(("tests/labels",)),
+    "contract": Group(("tests/contract",), alone=()),
+    "integrations": Group(("tests/integrations",)),
+    "cli": Group(("tests/cli",)),
+    "methods": Group(("tests/methods",)),
+    "models": Group(("tests/models",)),
+    "engine": Group(("tests/engine",)),
+    "report": Group(("tests/report",)),
+    "data": Group(("tests/data",)),
+    "doctests": Group(("src/tether",), ("--doctest-modules", "-p", "no:cacheprovider"), ()),
 }
 
 
@@ -70,19 +85,21 @@ class Result:
 def unit_group() -> Group:
     """Everything under ``tests/`` that is no group of its own."""
     taken = [path for group in GROUPS.values() for path in group.paths]
-    return Group(("tests",), (*PARALLEL, *(f"--ignore={path}" for path in taken)))
+    return Group(("tests",), tuple(f"--ignore={path}" for path in taken))
 
 
-def run(command: list[str]) -> tuple[int, float]:
+def run(command: list[str], output: IO[bytes] | None) -> tuple[int, float]:
     """Run a command with one thread a process; its exit code and seconds."""
-    # Two workers with a thread pool each are slower than two single threads on two cores.
+    # Two processes with a thread pool each are slower than two single threads on two cores.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     start = time.perf_counter()
-    code = subprocess.run(command, cwd=ROOT, env={**os.environ, **threads}).returncode
-    return code, time.perf_counter() - start
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **threads}, stdout=output, stderr=output
+    )
+    return done.returncode, time.perf_counter() - start
 
 
-def run_lint() -> Result:
+def run_lint(output: IO[bytes] | None) -> Result:
     """Ruff's rules, ruff's format, mypy in strict mode."""
     paths = [path for path in LINTED if (ROOT / path).is_dir()]
     commands = (
@@ -90,17 +107,18 @@ def run_lint() -> Result:
         [str(BIN / "ruff"), "format", "--check", *paths],
         [str(BIN / "mypy")],
     )
-    outcomes = [run(command) for command in commands]
+    outcomes = [run(command, output) for command in commands]
     failed = sum(code != 0 for code, _ in outcomes)
     return Result(sum(seconds for _, seconds in outcomes), failed == 0, failed=failed)
 
 
-def run_group(group: Group) -> Result:
+def run_group(group: Group, output: IO[bytes] | None) -> Result:
     """One call of pytest; the counts come from its own report."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", *group.options, *group.paths]
-        code, seconds = run([*command, f"--junit-xml={report}"])
+        options = (*group.options, *(group.alone if output is None else ()))
+        command = [sys.executable, "-m", "pytest", "-q", *options, *group.paths]
+        code, seconds = run([*command, f"--junit-xml={report}"], output)
         result = Result(seconds, code == 0)
         if report.exists():
             for suite in ElementTree.parse(report).getroot().iter("testsuite"):
@@ -115,12 +133,32 @@ def run_group(group: Group) -> Result:
     return result
 
 
+Step = Callable[[IO[bytes] | None], Result]
+
+
+def run_all(asked: dict[str, Step]) -> dict[str, Result]:
+    """All steps, so many at a time; a step alone prints as it goes."""
+    if len(asked) == 1:
+        return {name: step(None) for name, step in asked.items()}
+    printing = threading.Lock()
+
+    def one(name: str) -> Result:
+        with tempfile.TemporaryFile() as output:
+            result = asked[name](output)
+            output.seek(0)
+            with printing:
+                print(f"\n== {name}\n{output.read().decode(errors='replace')}", flush=True)
+        return result
+
+    with ThreadPoolExecutor(LANES) as lanes:
+        return dict(zip(asked, lanes.map(one, asked), strict=True))
+
+
 def main() -> int:
     """Run the groups that were asked for, or all."""
-    groups = {"unit": unit_group(), **GROUPS}
-    steps: dict[str, Callable[[], Result]] = {"lint": run_lint}
-    for name, group in groups.items():
-        steps[name] = lambda group=group: run_group(group)  # type: ignore[misc]
+    groups = {**GROUPS, "unit": unit_group()}
+    steps: dict[str, Step] = {name: partial(run_group, group) for name, group in groups.items()}
+    steps["lint"] = run_lint
 
     parser = argparse.ArgumentParser(description="Lint, types and tests, by group.")
     parser.add_argument("groups", nargs="*", metavar="group", help=f"of {', '.join(steps)}")
@@ -129,22 +167,20 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown group {unknown[0]!r}; known: {', '.join(steps)}")
 
-    results = {}
-    for name in asked:
-        print(f"\n== {name}", flush=True)
-        results[name] = steps[name]()
-
+    began = time.perf_counter()
+    results = run_all({name: steps[name] for name in asked})
+    whole = time.perf_counter() - began
     print("\ngroup         seconds  passed  failed  skipped")
     for name, result in results.items():
         print(
             f"{name:<12}{result.seconds:>9.1f}{result.passed:>8}{result.failed:>8}"
             f"{result.skipped:>9}{'' if result.ok else '  FAILED'}"
         )
-    passed, failed, skipped, seconds = (
+    passed, failed, skipped = (
         sum(getattr(result, field) for result in results.values())
-        for field in ("passed", "failed", "skipped", "seconds")
+        for field in ("passed", "failed", "skipped")
     )
-    print(f"{passed} passed, {failed} failed, {skipped} skipped in {seconds:.0f} s")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped in {whole:.0f} s")
     return int(failed > 0)
 
 
