@@ -139,7 +139,7 @@ def test_a_signal_saves_what_runs_and_the_same_command_goes_on(data, tmp_path):
 
 def test_workers_end_with_the_comparison_and_a_killed_worker_fails_its_run(data, tmp_path):
     """The first worker is killed on each of its tries; the run has failed and the others go on."""
-    asked = study(data, trials=1, settings={"epochs": 300}, space={}, methods=["plain"])
+    asked = study(data, trials=1, settings={"epochs": 60}, space={}, methods=["plain"])
     folder = tmp_path / "study"
     told: list[str] = []
     killed: list[int] = []

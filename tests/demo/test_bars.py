@@ -7,7 +7,7 @@ from tether.demo.experiments import FEW_SHOT, NOISY, PLAIN
 from tether.demo.pool import run_all
 from tether.demo.summary import Results
 
-SEEDS = range(3)
+SEEDS = range(2)
 pytestmark = pytest.mark.slow
 
 
@@ -32,11 +32,10 @@ def test_wrong_labels_are_not_memorised():
 
 
 def test_few_labels_go_further_and_features_keep_their_size():
-    results = results_of(FEW_SHOT, tuple(FEW_SHOT.methods))
+    results = results_of(FEW_SHOT, (PLAIN, "FNP", "AdaRand"))
     assert np.mean(results.gains("AdaRand")) > 0.02
     before = results.mean(PLAIN, "norm_before")
-    for method in ("FNP", "RandReg"):
-        assert results.mean(method, "norm") < 0.3 * before
-        assert results.mean(method, "entropy") < results.mean(PLAIN, "entropy") - 50
+    assert results.mean("FNP", "norm") < 0.3 * before
+    assert results.mean("FNP", "entropy") < results.mean(PLAIN, "entropy") - 50
     assert 0.75 * before < results.mean("AdaRand", "norm") < 1.33 * before
     assert results.mean("AdaRand", "entropy") > results.mean(PLAIN, "entropy") - 20
