@@ -25,7 +25,7 @@ from tether.labels.static_page import write_static_page
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-DECISIONS = 200
+DECISIONS, CLICKS = 200, 80
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,9 @@ def test_keys_alone_and_the_server_killed(run, browser):
 
 @pytest.mark.slow
 def test_mouse_alone_and_the_browser_killed(run, playwright, tmp_path):
-    rows = list(enumerate(suspects_of(run)[:DECISIONS]))
+    rows = list(enumerate(suspects_of(run)[:CLICKS]))
     with serving(run, "--port", "0") as server:
-        for part in (rows[:100], rows[100:]):
+        for part in (rows[: CLICKS // 2], rows[CLICKS // 2 :]):
             command = [CHROMIUM, "--headless", *FLAGS, "--remote-debugging-port=0"]
             profile = tmp_path / f"profile{part[0][0]}"
             process = subprocess.Popen(
@@ -155,7 +155,7 @@ def test_mouse_alone_and_the_browser_killed(run, playwright, tmp_path):
             saved(page)
             process.kill()
             process.wait()
-    check(run)
+    check(run, CLICKS)
 
 
 def port_of(profile):
