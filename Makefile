@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench real docs api clean
+.PHONY: help demo test lint bench real studies docs api clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
@@ -31,6 +31,9 @@ bench: $(STAMP)  ## cost of a step, by method, also under the Trainer
 real: $(STAMP)  ## methods on real data (TETHER_SHARED), and the page of results
 	$(BIN)/python -m benchmarks.real_runs
 	$(BIN)/python -m benchmarks.real_page
+
+studies: $(STAMP)  ## our own comparisons (TETHER_SHARED; hours), and their page
+	$(BIN)/python -m benchmarks.run_studies
 
 docs: $(STAMP)  ## the documentation, into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
