@@ -197,13 +197,16 @@ class Storage:
     def keep(self, config: str, meta: Mapping[str, Any]) -> None:
         """Store the study; it takes the place of what was stored."""
         table = self._studies
-        with self._transaction() as to:
-            to.execute(table.delete().where(table.c.name == self.name))
-            to.execute(
-                table.insert().values(
-                    name=self.name, config=config, meta=json.dumps(finite(meta)), format=_FORMAT
-                )
-            )
+        values = {"config": config, "meta": json.dumps(finite(meta)), "format": _FORMAT}
+        while True:
+            try:
+                with self._transaction() as to:
+                    mine = table.update().where(table.c.name == self.name)
+                    if not to.execute(mine.values(**values)).rowcount:
+                        to.execute(table.insert().values(name=self.name, **values))
+                return
+            except self._sql.exc.IntegrityError:
+                continue  # another engine stored it in between: now it is there to be updated
 
     def clear(self) -> None:
         """Forget the study and all its runs."""
