@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from tether.compare.entries import Entry
 from tether.compare.plan import Case, cases
 from tether.compare.study import Study, load_study, study_values
 from tether.errors import ConfigError
+from tether.optional import require
 
 #: Keys that bear on no run.
 FREE = ("name", "baseline", "leaks")
@@ -24,6 +23,7 @@ def read_stored(text: str) -> Study:
     Raises:
         ConfigError: it cannot be read.
     """
+    yaml = require("yaml", "cli")
     try:
         return load_study(yaml.safe_load(text))
     except yaml.YAMLError as error:
