@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from tether.noise import NoisyLabels, symmetric_noise
 
@@ -100,7 +100,10 @@ def _pretrain(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Dig
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         network = DigitNetwork()
-    loader = DataLoader(TensorDataset(inputs, labels), 32, shuffle=True, generator=generator)
+    data = TensorDataset(inputs, labels)
+    batches = BatchSampler(RandomSampler(data, generator=generator), 32, drop_last=False)
+    # a batch is taken out of the tensors at once, not sample by sample
+    loader = DataLoader(data, batch_size=None, sampler=batches, generator=generator)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     for _ in range(30):
         for x, y in loader:
