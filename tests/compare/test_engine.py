@@ -84,6 +84,7 @@ def test_optuna_has_the_trials(once):
     assert [trial.value for trial in found.trials] == [row["curve"][-1][1] for row in mine]
 
 
+@pytest.mark.long
 def test_trials_are_added_by_extending_and_chosen_settings_follow(once, data, tmp_path):
     folder = tmp_path / "study"
     few = run_study(study(data, trials=2), folder, workers=0)

@@ -119,6 +119,7 @@ def test_a_long_run_goes_on_from_its_checkpoint(data, tmp_path):
     assert table(done.rows) == table(straight.rows)
 
 
+@pytest.mark.long
 def test_a_signal_saves_what_runs_and_the_same_command_goes_on(data, tmp_path):
     text = json.dumps(study(data, trials=1, settings={"epochs": 400}, space={}, methods=["plain"]))
     path, folder = tmp_path / "study.json", tmp_path / "out"
@@ -137,6 +138,7 @@ def test_a_signal_saves_what_runs_and_the_same_command_goes_on(data, tmp_path):
     assert (run / "checkpoints").is_dir() and not (run / "FAILED").exists()
 
 
+@pytest.mark.long
 def test_workers_end_with_the_comparison_and_a_killed_worker_fails_its_run(data, tmp_path):
     """The first worker is killed on each of its tries; the run has failed and the others go on."""
     asked = study(data, trials=1, settings={"epochs": 60}, space={}, methods=["plain"])

@@ -54,7 +54,7 @@ def test_a_run_does_not_touch_its_task():
         assert torch.equal(own, kept)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_change_nothing():
     jobs = [(NOISY.name, "RegSL", 11), (FEW_SHOT.name, "AdaRand", 11)]
     alone, pooled = run_all(jobs, epochs=2), run_all(jobs, epochs=2, workers=2)

@@ -76,7 +76,7 @@ def test_a_pretrained_start_has_the_lower_loss_under_noise(plain: Any, tmp_path:
         assert under_noise[0] < under_noise[1] - 0.03
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_encoded_radii_validate_as_well_as_the_best_single_radius(
     plain: Any, tmp_path: Path
 ) -> None:
