@@ -87,7 +87,10 @@ def test_version_and_help_go_to_stdout() -> None:
     ("words", "message"),
     [
         (["tunes"], "tether: No such command 'tunes'. Did you mean 'tune'?"),
-        (["tune", "--epoch", "3"], "tether tune: No such option: --epoch: did you mean --epochs"),
+        (
+            ["tune", "--batchsize", "3"],
+            "tether tune: No such option: --batchsize: did you mean --batch-size",
+        ),
         (["tune", "--lr"], "tether tune: Option '--lr' requires an argument"),
         (["tune", "a.yaml", "b.yaml"], "tether tune: Got unexpected extra argument"),
         (["predict"], "tether predict: Missing argument 'RUN'"),
