@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from tests.engine.toys import Critic, Shrink, Sums, mlp, samples, toy
 from tether import TetherError, attach
-from tether.engine.context import mix_seed
+from tether.engine.seeds import mix_seed
 from tether.method import Method
 
 X, Y = samples(32).tensors
@@ -82,6 +84,38 @@ def test_forward_through_the_reference():
     torch.testing.assert_close(method.result.logits, kept(X[:8]).detach())
     # rounding apart: the same tensors, also after training moved the model
     torch.testing.assert_close(method.result.features, kept[:-1](X[:8]).detach())
+
+
+def test_all_methods_share_one_forward_of_the_teacher():
+    model, kept = mlp(norm=True), mlp(norm=True).eval()  # the same start
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    first, second = (Probe(lambda ctx, batch: ctx.teacher()) for _ in range(2))
+    reg = attach(model, [first, second], sgd(model))
+    optimizer = reg.seam.optimizer
+    for rows in (slice(0, 8), slice(8, 16)):
+        calls.clear()
+        reg.loss(model(X[rows]), Y[rows]).backward()
+        optimizer.step()
+        assert len(calls) == 2  # the model's own, and one for both methods
+        assert first.result is second.result
+        assert not first.result.logits.requires_grad
+        torch.testing.assert_close(first.result.logits, kept(X[rows]).detach())
+
+
+def test_forward_through_a_copy_of_the_model():
+    model = mlp(norm=True)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].weight.mul_(2)
+    wanted = copy.deepcopy(other)
+    before = state_of(model)
+    result, _ = probe(model, lambda ctx, batch: ctx.forward(mode="train", weights=other))
+    torch.testing.assert_close(result.logits, wanted(X[:8]))
+    result.logits.sum().backward()
+    assert other[0].weight.grad is not None and model[0].weight.grad is None
+    torch.testing.assert_close(other[1].running_mean, wanted[1].running_mean)
+    assert not torch.equal(other[1].running_mean, before["1.running_mean"])
 
 
 def test_forward_enters_the_autocast_of_the_user():

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tether.engine.auxiliary import Auxiliary, OptimizerLike
 from tether.engine.layers import BatchNormRef, WeightRef, batch_norm_refs
-from tether.engine.reference import Reference, is_sharded, local, sum_over_shards
+from tether.engine.reference import Reference, canonical, is_sharded, local, sum_over_shards
+from tether.engine.seeds import mix_seed
 from tether.engine.state import distributed, rank, world_size
 from tether.engine.statistics import (
     Update,
@@ -27,8 +28,6 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from tether.engine.handle import Handle
 
-_MASK = (1 << 64) - 1
-
 
 class Forward(NamedTuple):
     """Result of a repeated forward; ``taps`` as in :class:`tether.Batch`."""
@@ -38,15 +37,10 @@ class Forward(NamedTuple):
     taps: dict[str, Any]
 
 
-def mix_seed(*parts: int | str) -> int:
-    """A well mixed 64-bit seed from numbers and names, the same on every platform."""
-    state = 0x9E3779B97F4A7C15
-    for part in parts:
-        for value in part.encode() if isinstance(part, str) else [part & _MASK]:
-            state = (state ^ value) * 0xBF58476D1CE4E5B9 & _MASK
-            state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
-            state ^= state >> 31
-    return state
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a copy of the model, by canonical name."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {canonical(name): tensor for name, tensor in named}
 
 
 class Context:
@@ -240,8 +234,8 @@ class Context:
         return tuple(g / scale for g in grads) if scale != 1.0 else tuple(grads)
 
     def forward(
-        self, *args: Any, grad: bool = True, mode: str | None = None, weights: str = "current",
-        **kwargs: Any,
+        self, *args: Any, grad: bool = True, mode: str | None = None,
+        weights: str | nn.Module = "current", **kwargs: Any,
     ) -> Forward:  # fmt: skip
         """Repeat the model's call: adversarial examples, second views, teachers.
 
@@ -253,7 +247,9 @@ class Context:
                 (``needs=("inputs",)``).
             grad: build a graph.
             mode: ``"train"``, ``"eval"``, or None to leave the flags alone.
-            weights: ``"current"``, or ``"reference"`` for the model with w0 (no graph into w0).
+            weights: ``"current"``, ``"reference"`` for the model with w0 (no graph into w0), or a
+                copy of the model (a second network, a moving average): its parameters, which get
+                gradients, and its buffers, which a train-mode forward moves.
         """
         handle = self._handle
         if not args and not kwargs:
@@ -273,12 +269,29 @@ class Context:
                 ),
                 self._kept_buffers(),
             ):
+                if isinstance(weights, nn.Module):
+                    return Forward(*quiet_forward(handle, args, kwargs, _tensors(weights)))
                 if weights == "reference":
                     with self._reference_weights() as tensors:
                         return Forward(*quiet_forward(handle, args, kwargs, tensors))
                 return Forward(*quiet_forward(handle, args, kwargs, None))
         finally:
             restore_mode(flags)
+
+    def teacher(self) -> Forward:
+        """The model with w0 on the inputs of this step: evaluation mode, no graph.
+
+        One forward a step, however many methods ask (``needs=("inputs", "reference")``); they
+        share its tensors, so that nobody may change them in place.
+        """
+        handle = self._handle
+        inputs = handle.current_inputs()
+        if handle.taught is None or handle.taught[0] is not inputs:
+            args, kwargs = inputs
+            found = self.forward(*args, grad=False, mode="eval", weights="reference", **kwargs)
+            handle.taught = (inputs, found)
+        result: Forward = handle.taught[1]
+        return result
 
     @contextmanager
     def _kept_buffers(self) -> Iterator[None]:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from tether.engine import checks, resume
 from tether.engine.auxiliary import Auxiliaries
-from tether.engine.context import Context, mix_seed
+from tether.engine.context import Context
 from tether.engine.hooks import OptimizerSeam, check_covered, unwrap_optimizer
 from tether.engine.layers import WeightRef, weight_refs
 from tether.engine.loader import BatchStream
 from tether.engine.order import overrides
 from tether.engine.reference import Reference, unwrap
 from tether.engine.registry import attached_to, forget, remember, span
+from tether.engine.seeds import mix_seed
 from tether.engine.state import RankSync, kept_random_state
 from tether.engine.statistics import StatisticsPass
 from tether.engine.step import StepMaker
@@ -61,6 +62,8 @@ class Handle:
         self._weights: list[WeightRef] | None = None
         self._attached = False
         self._warned_eval = False
+        #: The shared teacher's forward of this step and the inputs that it belongs to.
+        self.taught: tuple[Any, Any] | None = None
         try:
             self._head = find_head(self.inner, head, num_classes)
         except TetherError as error:

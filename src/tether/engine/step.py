@@ -101,7 +101,7 @@ class StepMaker:
         self.parts = parts
         handle.micro_step += 1
         handle.taps.clear()
-        self.inputs = self.row_weights = None
+        self.inputs = self.row_weights = handle.taught = None
         return total
 
     def _parameter_dtype(self) -> torch.dtype:

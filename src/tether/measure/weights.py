@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from tether.engine.context import mix_seed
+from tether.engine.seeds import mix_seed
 from tether.engine.layers import depth_groups
 from tether.engine.reference import canonical, is_sharded, unwrap
 from tether.engine.state import kept_random_state
