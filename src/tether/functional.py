@@ -12,6 +12,7 @@ from tether.methods.targets.confidence_reweighting import (
     confidence_weights,
 )
 from tether.methods.targets.elr import elr_penalty, update_running_targets_
+from tether.methods.targets.ps_kd import blend_targets
 from tether.methods.targets.self_label_correction import correct_labels
 from tether.methods.weights.fisher import diagonal_fisher
 from tether.methods.weights.projections import (
@@ -27,6 +28,7 @@ from tether.methods.weights.start_penalty import start_penalty
 __all__ = [
     "adarand_feature_loss",
     "adarand_prior_loss",
+    "blend_targets",
     "class_feature_statistics",
     "confidence_weighted_loss",
     "confidence_weights",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import time
 
 import pytest
 
@@ -13,7 +16,7 @@ from tether.tuning.assembly import read_class_weights
 from tether.tuning.config import load_config
 from tether.tuning.job import tune
 from tether.tuning.result import Result
-from tether.tuning.run_folder import RunFolder, folder_of
+from tether.tuning.run_folder import RunFolder, folder_of, in_use
 
 DEMO = "demo:digits-few"
 
@@ -49,6 +52,27 @@ def test_one_run_at_a_time(tmp_path):
         folder(tmp_path / "run", config, resume=True).check()
     first.close()
     folder(tmp_path / "run", config, resume=True).check()
+
+
+def test_a_worker_of_a_killed_run_does_not_keep_the_folder(tmp_path):
+    config = settings(DEMO, tmp_path / "run")
+    reading, writing = os.pipe()
+    owner = os.fork()
+    if not owner:
+        folder(tmp_path / "run", config).open()
+        if not os.fork():
+            os.write(writing, str(os.getpid()).encode())
+        time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(reading, 20))
+    try:
+        assert in_use(tmp_path / "run")
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        os.kill(worker, 0)  # it is still there
+        assert not in_use(tmp_path / "run")
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_the_name_of_a_folder_holds_no_path(tmp_path):

@@ -10,6 +10,7 @@ from tether.methods.targets.class_weights import ClassWeights
 from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
 from tether.methods.targets.elr import EarlyLearningRegularization
 from tether.methods.targets.label_smoothing import LabelSmoothing
+from tether.methods.targets.ps_kd import ProgressiveSelfDistillation
 from tether.methods.targets.regsl import RegSL
 from tether.methods.targets.self_label_correction import SelfLabelCorrection
 from tether.methods.weights.distance_constraint import DistanceConstraint
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureNormPenalty",
     "LabelSmoothing",
     "LayerwiseConstraint",
+    "ProgressiveSelfDistillation",
     "RandReg",
     "RegSL",
     "SGMPenalty",

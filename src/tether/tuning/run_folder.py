@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import weakref
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
@@ -135,6 +136,7 @@ class RunFolder:
         if not locked(self._lock):
             self.close()
             raise ConfigError(f"output folder {self.path}: another run is writing to it")
+        _HELD.add(self._lock)
 
     def _remove_run(self) -> None:
         """Remove what a run writes; what else is in the folder stays."""
@@ -146,6 +148,20 @@ class RunFolder:
                 shutil.rmtree(inside)
             else:
                 inside.unlink()
+
+
+#: Locks of this process. A lock is held as long as any process has its file open, so that a
+#: worker of a data loader would keep it after its parent was killed: a forked child lets go.
+_HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for file in list(_HELD):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def in_use(path: Path) -> bool:
