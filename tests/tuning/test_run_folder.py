@@ -59,7 +59,8 @@ def test_a_worker_of_a_killed_run_does_not_keep_the_folder(tmp_path):
     reading, writing = os.pipe()
     owner = os.fork()
     if not owner:
-        folder(tmp_path / "run", config).open()
+        mine = folder(tmp_path / "run", config)
+        mine.open()
         if not os.fork():
             os.write(writing, str(os.getpid()).encode())
         time.sleep(60)
