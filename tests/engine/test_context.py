@@ -103,6 +103,20 @@ def test_all_methods_share_one_forward_of_the_teacher():
         torch.testing.assert_close(first.result.logits, kept(X[rows]).detach())
 
 
+def test_features_of_a_forward_are_rows_as_those_of_the_batch():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 3, 1)
+    )
+    model.append(nn.Flatten())
+    method = Probe(lambda ctx, batch: (ctx.teacher().features, batch.features))
+    reg = attach(model, method, sgd(model), head="3")
+    reg.loss(model(torch.randn(5, 1, 6, 6)), Y[:5])
+    found, own = method.result
+    assert found.shape == own.shape == (5, 4)
+    torch.testing.assert_close(found, own.detach())
+
+
 def test_forward_through_a_copy_of_the_model():
     model = mlp(norm=True)
     other = copy.deepcopy(model)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from tether.engine.auxiliary import Auxiliary, OptimizerLike
 from tether.engine.layers import BatchNormRef, WeightRef, batch_norm_refs
-from tether.engine.reference import Reference, canonical, is_sharded, local, sum_over_shards
+from tether.engine.reference import (
+    Reference,
+    canonical,
+    is_sharded,
+    local,
+    named_tensors,
+    sum_over_shards,
+)
 from tether.engine.seeds import mix_seed
 from tether.engine.state import distributed, rank, world_size
 from tether.engine.statistics import (
@@ -270,13 +277,20 @@ class Context:
                 self._kept_buffers(),
             ):
                 if isinstance(weights, nn.Module):
-                    return Forward(*quiet_forward(handle, args, kwargs, _tensors(weights)))
+                    return self._read(quiet_forward(handle, args, kwargs, _tensors(weights)))
                 if weights == "reference":
                     with self._reference_weights() as tensors:
-                        return Forward(*quiet_forward(handle, args, kwargs, tensors))
-                return Forward(*quiet_forward(handle, args, kwargs, None))
+                        return self._read(quiet_forward(handle, args, kwargs, tensors))
+                return self._read(quiet_forward(handle, args, kwargs, None))
         finally:
             restore_mode(flags)
+
+    def _read(self, found: tuple[Tensor, Tensor | None, dict[str, Any]]) -> Forward:
+        """With one row of features a sample, as in a batch; those of tokens stay as they are."""
+        logits, features, taps = found
+        if features is not None and self.loss_kind != "token_cross_entropy":
+            features = self._handle.taps.pool(features, None, self._handle.pooling)
+        return Forward(logits, features, taps)
 
     def teacher(self) -> Forward:
         """The model with w0 on the inputs of this step: evaluation mode, no graph.
@@ -312,7 +326,7 @@ class Context:
     @contextmanager
     def _reference_weights(self) -> Iterator[dict[str, Tensor] | None]:
         """w0 as tensors for ``functional_call``; sharded parameters are swapped in place."""
-        named = [(ref.name, ref.param) for ref in self.weights()]
+        named = list(named_tensors(self.model))  # batch-norm statistics among them
         if not any(is_sharded(p) for _, p in named):
             yield {name: tensor.to(self.device) for name, tensor in self.reference.items()}
             return
