@@ -5,8 +5,11 @@ from __future__ import annotations
 from tether.methods.features.adarand_losses import adarand_feature_loss, adarand_prior_loss
 from tether.methods.features.class_moments import class_feature_statistics
 from tether.methods.features.feature_norm import feature_norm_penalty
+from tether.methods.features.feature_proximity import feature_proximity_loss
 from tether.methods.features.random_regression import random_feature_regression
 from tether.methods.features.sgm import sgm_penalty
+from tether.methods.gradients.orthogonal_gradient import orthogonalize_gradients_
+from tether.methods.gradients.stablemax import log_stablemax, stablemax, stablemax_cross_entropy
 from tether.methods.targets.confidence_reweighting import (
     confidence_weighted_loss,
     confidence_weights,
@@ -36,7 +39,10 @@ __all__ = [
     "diagonal_fisher",
     "elr_penalty",
     "feature_norm_penalty",
+    "feature_proximity_loss",
+    "log_stablemax",
     "mars_norm",
+    "orthogonalize_gradients_",
     "project_ball",
     "project_batch_norm",
     "project_frobenius",
@@ -44,6 +50,8 @@ __all__ = [
     "radii_from_distances",
     "random_feature_regression",
     "sgm_penalty",
+    "stablemax",
+    "stablemax_cross_entropy",
     "start_penalty",
     "update_running_targets_",
 ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from tether.methods.features.adarand import AdaRand
 from tether.methods.features.feature_norm import FeatureNormPenalty
+from tether.methods.features.feature_proximity import FeatureProximity
 from tether.methods.features.randreg import RandReg
 from tether.methods.features.sgm import SGMPenalty
+from tether.methods.gradients.orthogonal_gradient import OrthogonalGradient
+from tether.methods.gradients.stablemax import StableMax
 from tether.methods.targets.class_weights import ClassWeights
 from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
 from tether.methods.targets.elr import EarlyLearningRegularization
@@ -16,6 +19,7 @@ from tether.methods.targets.self_label_correction import SelfLabelCorrection
 from tether.methods.weights.distance_constraint import DistanceConstraint
 from tether.methods.weights.l2_sp import L2SP
 from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
+from tether.methods.weights.proximal import ProximalStep
 
 __all__ = [
     "L2SP",
@@ -25,11 +29,15 @@ __all__ = [
     "DistanceConstraint",
     "EarlyLearningRegularization",
     "FeatureNormPenalty",
+    "FeatureProximity",
     "LabelSmoothing",
     "LayerwiseConstraint",
+    "OrthogonalGradient",
     "ProgressiveSelfDistillation",
+    "ProximalStep",
     "RandReg",
     "RegSL",
     "SGMPenalty",
     "SelfLabelCorrection",
+    "StableMax",
 ]
