@@ -65,8 +65,8 @@ class Method:
         """New targets, detached, of the kind the loss takes."""
         return batch.targets
 
-    def sample_loss(self, batch: Batch) -> Tensor:
-        """One loss a sample, ``[N]``; at most one method of a recipe replaces it."""
+    def sample_loss(self, batch: Batch) -> Tensor | None:
+        """One loss a sample, ``[N]``; None leaves the task's. One method of a recipe may."""
         raise NotImplementedError
 
     def weight_samples(self, batch: Batch) -> Tensor | None:

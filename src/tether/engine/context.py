@@ -21,6 +21,7 @@ from tether.engine.reference import (
     sum_over_shards,
 )
 from tether.engine.seeds import mix_seed
+from tether.engine.services import Services
 from tether.engine.state import distributed, rank, world_size
 from tether.engine.statistics import (
     Update,
@@ -50,7 +51,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {canonical(name): tensor for name, tensor in named}
 
 
-class Context:
+class Context(Services):
     """One method's view of the run. Every service raises a clear error where it cannot serve."""
 
     def __init__(self, handle: Handle, name: str) -> None:

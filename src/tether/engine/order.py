@@ -9,7 +9,8 @@ from tether.method import Method
 
 #: A method stands in the band of the first moment it overrides, or that its record names.
 BANDS = (
-    "select", "mix", "relabel", "weigh", "penalise", "edit", "pull", "project", "average",
+    "select", "augment", "mix", "attack", "relabel", "weigh", "penalise", "edit", "turn", "pull",
+    "project", "average",
 )  # fmt: skip
 _MOMENT_BANDS = {
     "transform_batch": "mix",

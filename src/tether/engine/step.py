@@ -33,6 +33,9 @@ class StepMaker:
         self._first_bad: dict[str, Tensor] = {}
         self._logits_checked = False
 
+        self._transforms = handle.acting("transform_batch")
+        #: Whether a batch came through them.
+        self._transformed = False
         self._relabel = handle.acting("transform_targets")
         self._replace = handle.acting("sample_loss")
         self._weigh = handle.acting("weight_samples")
@@ -62,6 +65,7 @@ class StepMaker:
             for _, method in methods:
                 batch = method.transform_batch(batch)
             stream.rows, self.row_weights = batch.index, batch.weights
+            self._transformed = True
             if hasattr(given, "items"):
                 key = next(k for k in LABEL_KEYS if k in given)
                 yield {**batch.kwargs, **batch.extras, key: batch.targets}
@@ -116,6 +120,11 @@ class StepMaker:
             raise TetherError(
                 f"method {self._want_epochs[0]!r} goes by epochs: iterate reg.batches(loader), or "
                 "call reg.start_epoch() and reg.end_epoch()"
+            )
+        if self._transforms and not self._transformed:
+            raise TetherError(
+                f"method {self._transforms[0][0]!r} changes the batches before the model sees "
+                "them: iterate reg.batches(loader)"
             )
         raw = logits
         logits = wide(logits)
@@ -231,23 +240,32 @@ class StepMaker:
         softened = mask is not None and batch.targets.is_floating_point()
         if not self._weigh and not self._replace and batch.weights is None and not softened:
             return self.task.mean(batch.logits, batch.targets)
-        if self._replace:
-            batch.sample_losses = self._replace[0][1].sample_loss(batch)
-        else:
+        replaced = self._replace[0][1].sample_loss(batch) if self._replace else None
+        if replaced is None:
             batch.sample_losses = self.task.per_sample(batch.logits, batch.targets)
+        else:
+            batch.sample_losses = replaced
         for _, method in self._weigh:
             weights = method.weight_samples(batch)
             if weights is not None:
                 batch.weights = weights if batch.weights is None else batch.weights * weights
         if batch.weights is None:
-            if not self._replace and not softened:
+            if replaced is None and not softened:
                 return self.task.mean(batch.logits, batch.targets)
-            return batch.masked_mean(batch.sample_losses)
+            return self._mean_of_rows(batch, batch.sample_losses)
         counts = self.task.row_items(batch.targets)
         if softened and mask is not None:
             counts = mask.to(batch.sample_losses.dtype)
         losses = batch.weights * batch.sample_losses
         return losses.mean() if counts is None else (losses * counts).sum() / counts.sum()
+
+    def _mean_of_rows(self, batch: Batch, losses: Tensor) -> Tensor:
+        """Mean of losses of rows; a row of tokens counts as many times as it has tokens."""
+        valid = self.task.valid_tokens(batch.targets)
+        if valid is None:
+            return batch.masked_mean(losses)
+        counts = valid.sum(1).to(losses.dtype)
+        return (losses * counts).sum() / counts.sum().clamp(min=1.0)
 
     # -- numbers that are not finite -------------------------------------------------------------
 

@@ -1,0 +1,26 @@
+"""Services of a method's context that rest on the recipe and the task loss alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tether.engine.handle import Handle
+    from tether.method import Method
+
+
+class Services:
+    """Part of :class:`tether.engine.context.Context`."""
+
+    _handle: Handle
+
+    def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The plain task loss of each row, ``[N]``; 0 for rows that do not count."""
+        return self._handle.task.per_sample(logits, targets)
+
+    def partner(self, kind: type[Method]) -> Method | None:
+        """The method of this class in the recipe, for one that works on what it leaves behind."""
+        found = (m for m in self._handle.methods.values() if isinstance(m, kind))
+        return next(found, None)
