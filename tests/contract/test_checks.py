@@ -11,6 +11,7 @@ from .ranks import Pair
 from .toys import BROKEN, GOOD
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("check", [c for c in ALL_CHECKS if c not in ("record", "compose")])
 def test_a_good_method_passes(name: str, check: str, pair: Pair) -> None:
