@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 from tether.methods.features.adarand import AdaRand
+from tether.methods.features.bss import BatchSpectralShrinkage
+from tether.methods.features.feature_distillation import FeatureDistillation
 from tether.methods.features.feature_norm import FeatureNormPenalty
 from tether.methods.features.feature_proximity import FeatureProximity
 from tether.methods.features.randreg import RandReg
 from tether.methods.features.sgm import SGMPenalty
 from tether.methods.gradients.orthogonal_gradient import OrthogonalGradient
 from tether.methods.gradients.stablemax import StableMax
+from tether.methods.layers.multi_sample_dropout import MultiSampleDropout
 from tether.methods.targets.class_weights import ClassWeights
 from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
 from tether.methods.targets.elr import EarlyLearningRegularization
+from tether.methods.targets.incremental_bce import IncrementalBCE
 from tether.methods.targets.label_smoothing import LabelSmoothing
+from tether.methods.targets.prediction_distillation import PredictionDistillation
 from tether.methods.targets.ps_kd import ProgressiveSelfDistillation
 from tether.methods.targets.regsl import RegSL
 from tether.methods.targets.self_label_correction import SelfLabelCorrection
 from tether.methods.weights.distance_constraint import DistanceConstraint
+from tether.methods.weights.ema import EMA
+from tether.methods.weights.ewc import EWC
 from tether.methods.weights.l2_sp import L2SP
 from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
 from tether.methods.weights.proximal import ProximalStep
 
 __all__ = [
+    "EMA",
+    "EWC",
     "L2SP",
     "AdaRand",
+    "BatchSpectralShrinkage",
     "ClassWeights",
     "ConfidenceReweighting",
     "DistanceConstraint",
     "EarlyLearningRegularization",
+    "FeatureDistillation",
     "FeatureNormPenalty",
     "FeatureProximity",
+    "IncrementalBCE",
     "LabelSmoothing",
     "LayerwiseConstraint",
+    "MultiSampleDropout",
     "OrthogonalGradient",
+    "PredictionDistillation",
     "ProgressiveSelfDistillation",
     "ProximalStep",
     "RandReg",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tether.methods.weights.projections import per_row, wide_dtype
+from tether.methods.weights.thresholds import shrink_share
 
 FORMS = ("l2_sp", "l2", "l1_sp", "group_lasso_sp")
 
@@ -67,7 +68,7 @@ def start_pull(
         return (fisher.to(moved) * step).clamp(max=1.0)
     else:
         return step if isinstance(step, Tensor) else min(step, 1.0)
-    return (step / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1.0)
+    return shrink_share(size, step)
 
 
 def _inputs(tensor: Tensor) -> int:

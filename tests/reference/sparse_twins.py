@@ -1,0 +1,91 @@
+"""Slow NumPy twins of sparse weights: thresholdings, group envelope, rates, repulsion, masks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def penalty(x: Array, form: str, q: float = 0.5, lam: float = 1.0, a: float = 1.0) -> Array:
+    """Phi of the proximal operator; for CEL0 with its weight inside."""
+    if form == "l1":
+        return np.abs(x)
+    if form == "l0":
+        return (x != 0).astype(float)
+    if form == "cel0":
+        edge = math.sqrt(2 * lam) / a
+        return np.where(np.abs(x) <= edge, lam - a**2 / 2 * (np.abs(x) - edge) ** 2, lam)
+    return np.abs(x) ** {"l1/2": 0.5, "l2/3": 2 / 3, "lq": q}[form]
+
+
+def brute_force_prox(t: float, g: float, form: str, **more: float) -> float:
+    """Argmin of ``1/2 (x - t)^2 + g phi(x)`` on a fine grid and 0, then on a finer one round it."""
+    low, high, best = min(t, 0.0) - 1e-3, max(t, 0.0) + 1e-3, 0.0
+    for _ in range(3):
+        grid = np.append(np.linspace(low, high, 20001), 0.0)
+        values = 0.5 * (grid - t) ** 2 + g * penalty(grid, form, **more)
+        best = float(grid[np.argmin(values)])
+        step = (high - low) / 20000
+        low, high = best - 2 * step, best + 2 * step
+    return best
+
+
+def prox(t: float, g: float, form: str) -> float:
+    """The printed formula for one number."""
+    size, sign = abs(t), math.copysign(1.0, t)
+    if form == "l1":
+        return sign * max(size - g, 0.0)
+    if form == "l0":
+        return t if size > math.sqrt(2 * g) else 0.0
+    if form == "l1/2":
+        if size <= 1.5 * g ** (2 / 3):
+            return 0.0
+        psi = math.acos(g / 4 * (size / 3) ** -1.5)
+        return 2 / 3 * t * (1 + math.cos(2 * math.pi / 3 - 2 / 3 * psi))
+    assert form == "l2/3"
+    if size <= 2 * (2 * g / 3) ** 0.75:
+        return 0.0
+    theta = math.acosh(27 * t * t / 16 * (2 * g) ** -1.5)
+    a = 2 / math.sqrt(3) * (2 * g) ** 0.25 * math.sqrt(math.cosh(theta / 3))
+    return sign * ((a + math.sqrt(2 * size / a - a * a)) / 2) ** 3
+
+
+def prox_lq(t: float, g: float, q: float) -> float:
+    """The larger root by bisection between b and |t|."""
+    b = (2 * g * (1 - q)) ** (1 / (2 - q))
+    if abs(t) <= b + g * q * b ** (q - 1):
+        return 0.0
+    low, high = b, abs(t)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle + g * q * middle ** (q - 1) > abs(t):
+            high = middle
+        else:
+            low = middle
+    return math.copysign(low, t)
+
+
+def prox_cel0(t: float, gamma: float, lam: float, a: float) -> float:
+    size = abs(t)
+    if a * a * gamma >= 1:
+        return t if size > math.sqrt(2 * gamma * lam) else 0.0
+    steep = max(size - math.sqrt(2 * lam) * a * gamma, 0.0) / (1 - a * a * gamma)
+    return math.copysign(min(size, steep), t)
+
+
+def best_support(a: Array, y: Array, lam: float) -> tuple[float, Array]:
+    """Minimum of ``1/2 |A x - y|^2 + lam |x|_0`` over all supports, and where it lies."""
+    best, where = math.inf, np.zeros(a.shape[1])
+    for count in range(a.shape[1] + 1):
+        for support in itertools.combinations(range(a.shape[1]), count):
+            x = np.zeros(a.shape[1])
+            if support:
+                x[list(support)] = np.linalg.lstsq(a[:, support], y, rcond=None)[0]
+            value = 0.5 * float(((a @ x - y) ** 2).sum()) + lam * count
+            if value < best - 1e-12:
+                best, where = value, x
+    return best, where
