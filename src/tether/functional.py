@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tether.methods.features.adarand_losses import adarand_feature_loss, adarand_prior_loss
+from tether.methods.features.bss import batch_spectral_shrinkage
 from tether.methods.features.class_moments import class_feature_statistics
 from tether.methods.features.feature_norm import feature_norm_penalty
 from tether.methods.features.feature_proximity import feature_proximity_loss
@@ -10,13 +11,18 @@ from tether.methods.features.random_regression import random_feature_regression
 from tether.methods.features.sgm import sgm_penalty
 from tether.methods.gradients.orthogonal_gradient import orthogonalize_gradients_
 from tether.methods.gradients.stablemax import log_stablemax, stablemax, stablemax_cross_entropy
+from tether.methods.layers.multi_sample_dropout import multi_sample_loss
 from tether.methods.targets.confidence_reweighting import (
     confidence_weighted_loss,
     confidence_weights,
 )
 from tether.methods.targets.elr import elr_penalty, update_running_targets_
+from tether.methods.targets.incremental_bce import incremental_losses
+from tether.methods.targets.prediction_distillation import prediction_distillation_losses
 from tether.methods.targets.ps_kd import blend_targets
 from tether.methods.targets.self_label_correction import correct_labels
+from tether.methods.weights.ema import ema_share, ema_update_
+from tether.methods.weights.ewc_fisher import accumulate_fisher
 from tether.methods.weights.fisher import diagonal_fisher
 from tether.methods.weights.projections import (
     mars_norm,
@@ -29,8 +35,10 @@ from tether.methods.weights.radii import radii_from_distances
 from tether.methods.weights.start_penalty import start_penalty
 
 __all__ = [
+    "accumulate_fisher",
     "adarand_feature_loss",
     "adarand_prior_loss",
+    "batch_spectral_shrinkage",
     "blend_targets",
     "class_feature_statistics",
     "confidence_weighted_loss",
@@ -38,11 +46,16 @@ __all__ = [
     "correct_labels",
     "diagonal_fisher",
     "elr_penalty",
+    "ema_share",
+    "ema_update_",
     "feature_norm_penalty",
     "feature_proximity_loss",
+    "incremental_losses",
     "log_stablemax",
     "mars_norm",
+    "multi_sample_loss",
     "orthogonalize_gradients_",
+    "prediction_distillation_losses",
     "project_ball",
     "project_batch_norm",
     "project_frobenius",
