@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Union
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tether.engine.followers import Follower
 from tether.engine.state import distributed, world_size
 from tether.errors import TetherError
 
@@ -25,8 +25,9 @@ class Auxiliary:
     module: nn.Module
     spec: OptimizerLike
     optimizer: torch.optim.Optimizer | None = None
+    follower: Follower | None = None
     ema_of: nn.Module | None = None
-    ema_decay: float = 0.999
+    ema_decay: float | Callable[[], float] = 0.999
     reduce: bool = True
 
 
@@ -35,6 +36,7 @@ class Auxiliaries:
 
     def __init__(self) -> None:
         self.items: dict[str, Auxiliary] = {}
+        self._main: torch.optim.Optimizer | None = None
 
     def add(self, item: Auxiliary) -> None:
         if item.name in self.items:
@@ -49,13 +51,13 @@ class Auxiliaries:
             raise TetherError(f"optimizer {item.spec!r}: 'like_main', 'main' or a factory")
         self.items[item.name] = item
 
-    def bind(self, main: torch.optim.Optimizer) -> None:
+    def bind(self, main: torch.optim.Optimizer, model: nn.Module) -> None:
+        self._main = main
         for item in self.items.values():
             parameters = list(item.module.parameters())
             if item.spec == "like_main":
-                known = inspect.signature(type(main)).parameters
-                options = {k: v for k, v in main.defaults.items() if k in known}
-                item.optimizer = type(main)(parameters, **options)
+                item.follower = Follower(main, item.module, model)
+                item.optimizer = item.follower.optimizer
             elif item.spec == "main":
                 if hasattr(main.step, "_wrapped_by_lr_sched"):
                     raise TetherError(
@@ -66,6 +68,7 @@ class Auxiliaries:
 
     def unbind(self, main: torch.optim.Optimizer | None) -> None:
         """Take back the groups that joined the main optimiser."""
+        self._main = None
         if main is None:
             return
         joined = [i.module for i in self.items.values() if i.spec == "main"]
@@ -104,6 +107,8 @@ class Auxiliaries:
                 for grad in grads:
                     dist.all_reduce(grad)
                 torch._foreach_div_(grads, world_size())
+            if item.follower is not None and self._main is not None:
+                item.follower.follow(self._main)
             self._update(item.optimizer, found_inf)
             item.optimizer.zero_grad(set_to_none=True)
         for item in self.items.values():
@@ -127,7 +132,8 @@ class Auxiliaries:
         assert item.ema_of is not None
         own: list[Tensor] = list(item.module.parameters())
         source: list[Tensor] = list(item.ema_of.parameters())
-        move: float | Tensor = 1.0 - item.ema_decay
+        decay = item.ema_decay() if callable(item.ema_decay) else item.ema_decay
+        move: float | Tensor = 1.0 - decay
         if found_inf is not None:
             move = move * (1.0 - found_inf.reshape(()))
         pull = torch._foreach_sub(source, own)

@@ -275,7 +275,7 @@ class Context(Services):
                     handle.autocast_dtype,
                     enabled=handle.autocast_dtype is not None,
                 ),
-                self._kept_buffers(),
+                self._kept_buffers(weights),
             ):
                 if isinstance(weights, nn.Module):
                     return self._read(quiet_forward(handle, args, kwargs, _tensors(weights)))
@@ -309,12 +309,12 @@ class Context(Services):
         return result
 
     @contextmanager
-    def _kept_buffers(self) -> Iterator[None]:
-        """Batch-norm statistics that a train-mode forward moves are put back."""
+    def _kept_buffers(self, weights: str | nn.Module) -> Iterator[None]:
+        """Put back the model's batch-norm statistics, unseen by graphs that need their version."""
         kept = [
             (buffer, buffer.detach().clone())
             for module in self.model.modules()
-            if module.training
+            if module.training and not isinstance(weights, nn.Module)
             for buffer in module.buffers(recurse=False)
         ]
         try:
@@ -322,7 +322,7 @@ class Context(Services):
         finally:
             with torch.no_grad():
                 for buffer, value in kept:
-                    buffer.copy_(value)
+                    buffer.data.copy_(value)
 
     @contextmanager
     def _reference_weights(self) -> Iterator[dict[str, Tensor] | None]:
@@ -351,17 +351,18 @@ class Context(Services):
 
     def add_module(
         self, name: str, module: nn.Module, optimizer: OptimizerLike = "like_main", *,
-        ema_of: nn.Module | None = None, ema_decay: float = 0.999, reduce: bool = True,
+        ema_of: nn.Module | None = None, ema_decay: float | Callable[[], float] = 0.999,
+        reduce: bool = True,
     ) -> nn.Module:  # fmt: skip
         """Give the engine a module to keep: saved, reduced over ranks, stepped after the main step.
 
         Args:
             name: unique within the method.
             module: moved to the model's device; equal on all ranks afterwards.
-            optimizer: ``"like_main"`` (same class and defaults), ``"main"`` (joins the main
-                optimiser), a factory from parameters to an optimiser, or None.
+            optimizer: ``"like_main"`` (same class, options and schedule; for a copy of the model
+                the same groups), ``"main"`` (joins the main optimiser), a factory, or None.
             ema_of: keep the module as a moving average of this one.
-            ema_decay: weight of the old value.
+            ema_decay: weight of the old value, or what tells it before each update.
             reduce: average its gradients over the ranks; False where they are equal already.
         """
         module = module.to(self.device)

@@ -129,7 +129,7 @@ class Handle:
         inner = unwrap_optimizer(optimizer)
         check_covered(inner, checks.wanted_parameters(self))
         self.seam.bind(inner)
-        self.auxiliaries.bind(inner)
+        self.auxiliaries.bind(inner, self.inner)
         self.scaler = scaler if scaler is not None else self.scaler
         return self
 
