@@ -268,7 +268,7 @@ def test_half_precision_trains(images, tmp_path):
     assert 0 < result.last["validation"]["nll"] < 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_model_trains_alike(tmp_path):
     given = {"epochs": 1, "methods": ["adarand", "l2_sp:weight=0.01"]}
     plain = tune(settings("demo:digits", tmp_path / "plain", **given))

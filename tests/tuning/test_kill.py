@@ -48,7 +48,9 @@ def same_runs(one: Path, two: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "save_steps"), [(0, 3), (2, 0)])
+@pytest.mark.parametrize(
+    ("workers", "save_steps"), [pytest.param(0, 3, marks=pytest.mark.long), (2, 0)]
+)
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, workers, save_steps):
     data = image_folder(tmp_path / "data")
     given = {
@@ -64,7 +66,9 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, workers, save_steps):
     same_runs(tmp_path / "whole", tmp_path / "broken")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_and_exits(tmp_path, signum):
     data = image_folder(tmp_path / "data")
     given = {"methods": METHODS, "epochs": 6, "save_total_limit": 1}

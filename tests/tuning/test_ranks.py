@@ -38,6 +38,8 @@ RUNS = {
     "stages": {"data": "demo:digits", "batch_size": 20, "optim": "sgd", "export": "last",
                "stages": [{"epochs": 1}, {"methods": ["l2_sp"], "start_from": "best"}]},
 }  # fmt: skip
+if not os.environ.get("TETHER_LONG"):
+    del RUNS["accumulated"], RUNS["plain"]
 DRAWS = {
     "methods": ["adarand", "elr"], "batch_size": 10, "epochs": 3, "save_steps": 7,
     "lr_scheduler": "linear",
@@ -132,7 +134,9 @@ LAUNCHERS = {
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.long)]
+)
 def test_the_command_under_a_launcher(tmp_path, launcher):
     words = ["--model", "demo:digits", "--data", "demo:digits", "--method", "elr", "--batch-size",
              "16", "--epochs", "2", "--output-dir", "run", "--device", "cpu"]  # fmt: skip

@@ -275,7 +275,9 @@ def disk(tmp_path):
 
 
 # where the first bytes lack: the first weights, optimiser, and methods; the second checkpoint
-@pytest.mark.parametrize("size", ["1500k", "3m", "5m", "8m"])
+@pytest.mark.parametrize(
+    "size", ["1500k", *(pytest.param(s, marks=pytest.mark.long) for s in ("3m", "5m")), "8m"]
+)
 def test_a_full_disk(images, whole, disk, capsys, size):
     given, unbroken = whole
     place, resize = disk

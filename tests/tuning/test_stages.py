@@ -60,7 +60,10 @@ def of_head(names):
 # -- what a stage starts from ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", ["best", "last", "pretrained"])
+@pytest.mark.parametrize(
+    "start",
+    ["best", *(pytest.param(name, marks=pytest.mark.long) for name in ("last", "pretrained"))],
+)
 def test_where_a_stage_starts(tmp_path, starts, start):
     stages = [
         {"epochs": 8, "methods": ["keeps_w0"], "lr_scheduler": "constant"},

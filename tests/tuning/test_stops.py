@@ -52,7 +52,13 @@ def rows(run: Path) -> list[int]:
 
 @pytest.mark.parametrize(
     ("saves", "update"),
-    [("epoch", 3), ("epoch", 20), ("epoch", 40), ("steps", 12), ("steps", 20), ("steps", 39)],
+    [
+        ("epoch", 20),
+        ("epoch", 40),
+        ("steps", 39),
+        *(pytest.param(*at, marks=pytest.mark.long) for at in (("epoch", 3), ("steps", 12))),
+        pytest.param("steps", 20, marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_at_an_update(tmp_path, whole, saves, update):
     run = tmp_path / "run"
