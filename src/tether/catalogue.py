@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -59,6 +60,11 @@ class MethodInfo:
         pooling: how token features become one row a sequence (``"mean"``), None: refuses tokens.
         losses: kinds of loss it works with; empty: all.
         conflicts: registered names it cannot be combined with.
+        mixes: makes rows that are blends of several samples. At most one such method in a recipe,
+            and none beside one that knows a row for one sample (needs ``"index"``, ``"domains"``
+            or ``"views"``), but for those that say ``takes_mixed``.
+        takes_mixed: is right on blended rows as well; ``batch.extras["mix"]`` says how they were
+            blended, ``batch.extras["unmixed"]`` has the model's arguments before it.
         band: its place in the order of a step where its moments don't tell it (``"pull"`` before
             ``"project"``); see ``tether.engine.order``.
         exempt: contract checks it is excused from, with the reason (printed in the docs).
@@ -80,6 +86,8 @@ class MethodInfo:
     pooling: str | None = None
     losses: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    mixes: bool = False
+    takes_mixed: bool = False
     band: str = ""
     exempt: Mapping[str, str] = field(default_factory=dict)
     search_space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -99,6 +107,7 @@ class MethodInfo:
 
 _METHODS: dict[str, MethodInfo] = {}
 _loaded = False
+_loading = threading.RLock()
 M = TypeVar("M", bound="type[Method]")
 
 
@@ -138,12 +147,13 @@ def register(name: str, *, kind: str, **record: Any) -> Callable[[M], M]:
 def _load() -> None:
     """Import our methods, then third parties' (entry points in the group ``tether.methods``)."""
     global _loaded
-    if _loaded:
-        return
-    _loaded = True
-    import_module("tether.methods")
-    for point in entry_points(group="tether.methods"):
-        point.load()
+    with _loading:  # a second thread waits until all are there
+        if _loaded:
+            return
+        _loaded = True  # a module that asks for the methods while it is loaded gets those so far
+        import_module("tether.methods")
+        for point in entry_points(group="tether.methods"):
+            point.load()
 
 
 def list_methods(pattern: str = "*", *, kind: str | None = None) -> list[str]:

@@ -66,6 +66,7 @@ def arrange(methods: Method | Iterable[Method]) -> dict[str, Method]:
 
 def _check_combination(methods: Sequence[Method]) -> None:
     names = [m.info.name for m in methods]
+    _check_mixing(methods)
     for position, method in enumerate(methods):
         others = names[:position] + names[position + 1 :]
         for rival in method.info.conflicts:
@@ -77,3 +78,21 @@ def _check_combination(methods: Sequence[Method]) -> None:
     replacing = [m.info.name for m in methods if overrides(m, "sample_loss")]
     if len(replacing) > 1:
         raise TetherError(f"only one method may replace the loss: {' and '.join(replacing)}")
+
+
+def _check_mixing(methods: Sequence[Method]) -> None:
+    """Blended rows are no sample's own, so that not every method can go by them."""
+    mixing = [m.info.name for m in methods if m.info.mixes]
+    if len(mixing) > 1:
+        raise TetherError(
+            f"{' and '.join(map(repr, mixing))} cannot be combined: both mix samples, and a mix of "
+            "mixed rows has targets that neither knows; leave one out"
+        )
+    for method in methods if mixing else ():
+        known = {"index": "the sample", "domains": "the domain", "views": "further views"}
+        asked = [text for need, text in known.items() if need in method.info.needs]
+        if asked and not (method.info.mixes or method.info.takes_mixed):
+            raise TetherError(
+                f"{method.info.name!r} and {mixing[0]!r} cannot be combined: {method.info.name} "
+                f"goes by {asked[0]} of each row, and mixed rows are of two samples; leave one out"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -24,3 +25,15 @@ class Services:
         """The method of this class in the recipe, for one that works on what it leaves behind."""
         found = (m for m in self._handle.methods.values() if isinstance(m, kind))
         return next(found, None)
+
+    def change_output(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the output of a layer in training forwards, until tether is detached.
+
+        In ``forward``, too, where it repeats the call of this step, and in ``teacher``; not on
+        other inputs, and not in evaluation mode.
+
+        Args:
+            name: of the layer.
+            change: output -> output.
+        """
+        self._handle.taps.change_output(name, change)

@@ -145,6 +145,7 @@ def quiet_forward(
     kept = dict(taps.store)
     taps.store.clear()
     taps.listening = True
+    taps.repeating = handle.maker.repeats(args, kwargs)
     try:
         # compiled parts run as they are written: a compiled graph may not know the hooks
         with torch.compiler.set_stance("force_eager"):
@@ -156,7 +157,7 @@ def quiet_forward(
         logits, features = as_logits(output), taps.store.get("features")
         return logits, features, taps.take_outputs()
     finally:
-        taps.listening = False
+        taps.listening = taps.repeating = False
         taps.store.clear()
         taps.store.update(kept)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class StepMaker:
         self._transforms = handle.acting("transform_batch")
         #: Whether a batch came through them.
         self._transformed = False
+        #: What they left for the loss of that batch.
+        self._carried: dict[str, Any] = {}
         self._relabel = handle.acting("transform_targets")
         self._replace = handle.acting("sample_loss")
         self._weigh = handle.acting("weight_samples")
@@ -52,9 +54,16 @@ class StepMaker:
     def transformed(
         self, source: Iterator[Any], methods: list[tuple[str, Method]]
     ) -> Iterator[Any]:
-        """Batches after ``transform_batch`` of every method, in the form the loader gave them."""
-        stream = self.handle.stream
+        """Batches after ``transform_batch`` of every method, in the form the loader gave them.
+
+        In evaluation mode they are handed through. Entries of ``extras`` that are not the batch's
+        own, which a method adds, are in the ``extras`` of its loss.
+        """
+        stream, device = self.handle.stream, self.handle.device.type
         for given in source:
+            if not self.handle.inner.training:
+                yield given
+                continue
             args, kwargs, targets = split_batch(given)
             self.handle.phase = "inputs"
             none = torch.empty(0)
@@ -62,13 +71,16 @@ class StepMaker:
             batch = Batch(
                 none, targets, targets, index=stream.rows, args=args, kwargs=kwargs, extras=extras
             )
-            for _, method in methods:
-                batch = method.transform_batch(batch)
+            with torch.autocast(device, enabled=False):
+                for _, method in methods:
+                    batch = method.transform_batch(batch)
             stream.rows, self.row_weights = batch.index, batch.weights
             self._transformed = True
+            self._carried = dict(batch.extras)
             if hasattr(given, "items"):
+                own = {n: self._carried.pop(n) for n in self.entries if n in batch.extras}
                 key = next(k for k in LABEL_KEYS if k in given)
-                yield {**batch.kwargs, **batch.extras, key: batch.targets}
+                yield {**batch.kwargs, **own, key: batch.targets}
             else:
                 yield (*batch.args, batch.targets)
 
@@ -106,7 +118,21 @@ class StepMaker:
         handle.micro_step += 1
         handle.taps.clear()
         self.inputs = self.row_weights = handle.taught = None
+        if self._carried:  # it belongs to one loss
+            self._carried, self._transformed = {}, False
         return total
+
+    def repeats(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether these are the very arguments of the model's call in this step."""
+        if self.inputs is None:
+            return False
+        own, named = self.inputs
+        return (
+            len(own) == len(args)
+            and named.keys() == kwargs.keys()
+            and all(a is b for a, b in zip(own, args, strict=True))
+            and all(value is kwargs[name] for name, value in named.items())
+        )
 
     def _parameter_dtype(self) -> torch.dtype:
         first = next(self.handle.inner.parameters(), None)
@@ -124,8 +150,10 @@ class StepMaker:
         if self._transforms and not self._transformed:
             raise TetherError(
                 f"method {self._transforms[0][0]!r} changes the batches before the model sees "
-                "them: iterate reg.batches(loader)"
+                "them: iterate reg.batches(loader) with the model in train mode, and call reg.loss "
+                "once for each of its batches"
             )
+        extras = {**self._carried, **extras}
         raw = logits
         logits = wide(logits)
         targets = self.task.check(logits, targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -152,6 +152,22 @@ class _OutputTap(_Tap):
             self.keep(output)
 
 
+class _Change(_Tap):
+    """Changes the output."""
+
+    def __init__(self, taps: Taps, owner: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(taps, owner, "")
+        self.change = change
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if module is not self.owner:
+            return output
+        # read outside of graphs only, where it would be a guard
+        if not torch.compiler.is_compiling() and self.taps.listening:
+            return self.change(output) if self.taps.repeating else output
+        return self.change(output) if module.training else output
+
+
 class Taps:
     """Hooks that keep the head's input, outputs of named layers and the model's arguments.
 
@@ -169,6 +185,8 @@ class Taps:
         self.calls: dict[str, int] = {}
         #: Whether features are kept in evaluation mode too (our own repeated forwards).
         self.listening = False
+        #: Whether such a forward is on the inputs of this step.
+        self.repeating = False
         self.outputs: list[str] = []
         self._handles: list[Any] = []
 
@@ -190,13 +208,25 @@ class Taps:
         key = f"output {name}"
         if key in self.outputs:
             return
-        modules = {canonical(n): m for n, m in self.model.named_modules()}
+        layer = self._layer(name)
+        self.outputs.append(key)
+        self._handles.append(layer.register_forward_hook(_OutputTap(self, layer, key)))
+
+    def change_output(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the output of a named layer; see :meth:`tether.engine.services.Services`.
+
+        Raises:
+            TetherError: no such layer; the nearest names are listed.
+        """
+        layer = self._layer(name)
+        self._handles.append(layer.register_forward_hook(_Change(self, layer, change)))
+
+    def _layer(self, name: str) -> nn.Module:
+        modules: dict[str, nn.Module] = {canonical(n): m for n, m in self.model.named_modules()}
         if name not in modules:
             near = difflib.get_close_matches(name, modules, n=4, cutoff=0.3)
             raise TetherError(f"no layer {name!r} in the model; near: {', '.join(near) or 'none'}")
-        self.outputs.append(key)
-        tap = _OutputTap(self, modules[name], key)
-        self._handles.append(modules[name].register_forward_hook(tap))
+        return modules[name]
 
     def take_outputs(self) -> dict[str, Any]:
         """Outputs of the named layers in the last forward, once."""

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tether.engine.attach import attach
 from tether.engine.checks import batch_entries, take_entries
 from tether.engine.handle import Handle
-from tether.engine.order import arrange, overrides
+from tether.engine.order import arrange
 from tether.engine.reference import is_sharded, unwrap
 from tether.engine.taps import as_logits
 from tether.errors import TetherError
@@ -177,14 +177,16 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
             loss, outputs = self._with_model_loss(model, inputs, known, num_items_in_batch, kwargs)
             return (loss, outputs) if return_outputs else loss
         training, whole = handle.inner.training, num_items_in_batch
-        name = label_name(self, inputs)
-        transforms = [m for m in handle.methods.values() if overrides(m, "transform_batch")]
-        if training and transforms:
-            pairs = [(m.info.name, m) for m in transforms]
-            handle.stream.rows, index, whole = index, None, None  # rows may become more or fewer
-            inputs = dict(next(handle.maker.transformed(iter([inputs]), pairs)))
+        labels = inputs.pop(label_name(self, inputs))
+        transforms = handle.acting("transform_batch") if training else []
+        if transforms:
+            rows, handle.stream.rows, index = len(labels), index, None
+            given = {**inputs, "labels": labels}
+            inputs = dict(next(handle.maker.transformed(iter([given]), transforms)))
+            labels = inputs.pop("labels")
+            if len(labels) != rows:  # the number of items in the whole batch is not known then
+                whole = None
         extras = take_entries(self._tether_entries, inputs)
-        labels = inputs.pop(name)
         if shifts_labels(self.model):
             labels = shifted(handle.task, labels)
         outputs = model(**inputs)
