@@ -5,8 +5,10 @@ from __future__ import annotations
 from tether.methods.features.adarand_losses import adarand_feature_loss, adarand_prior_loss
 from tether.methods.features.bss import batch_spectral_shrinkage
 from tether.methods.features.class_moments import class_feature_statistics
+from tether.methods.features.class_relationship import class_relationship
 from tether.methods.features.feature_norm import feature_norm_penalty
 from tether.methods.features.feature_proximity import feature_proximity_loss
+from tether.methods.features.lwf import distillation_divergence
 from tether.methods.features.random_regression import random_feature_regression
 from tether.methods.features.sgm import sgm_penalty
 from tether.methods.gradients.orthogonal_gradient import orthogonalize_gradients_
@@ -21,7 +23,7 @@ from tether.methods.targets.incremental_bce import incremental_losses
 from tether.methods.targets.prediction_distillation import prediction_distillation_losses
 from tether.methods.targets.ps_kd import blend_targets
 from tether.methods.targets.self_label_correction import correct_labels
-from tether.methods.weights.ema import ema_share, ema_update_
+from tether.methods.weights.averaging import ema_share, ema_update_, interpolate, uniform_soup
 from tether.methods.weights.ewc_fisher import accumulate_fisher
 from tether.methods.weights.fisher import diagonal_fisher
 from tether.methods.weights.projections import (
@@ -41,16 +43,19 @@ __all__ = [
     "batch_spectral_shrinkage",
     "blend_targets",
     "class_feature_statistics",
+    "class_relationship",
     "confidence_weighted_loss",
     "confidence_weights",
     "correct_labels",
     "diagonal_fisher",
+    "distillation_divergence",
     "elr_penalty",
     "ema_share",
     "ema_update_",
     "feature_norm_penalty",
     "feature_proximity_loss",
     "incremental_losses",
+    "interpolate",
     "log_stablemax",
     "mars_norm",
     "multi_sample_loss",
@@ -66,5 +71,6 @@ __all__ = [
     "stablemax",
     "stablemax_cross_entropy",
     "start_penalty",
+    "uniform_soup",
     "update_running_targets_",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tether.methods.features.adarand import AdaRand
 from tether.methods.features.bss import BatchSpectralShrinkage
+from tether.methods.features.co_tuning import CoTuning
 from tether.methods.features.feature_distillation import FeatureDistillation
 from tether.methods.features.feature_norm import FeatureNormPenalty
 from tether.methods.features.feature_proximity import FeatureProximity
+from tether.methods.features.lwf import LearningWithoutForgetting
 from tether.methods.features.randreg import RandReg
 from tether.methods.features.sgm import SGMPenalty
 from tether.methods.gradients.orthogonal_gradient import OrthogonalGradient
@@ -35,6 +37,7 @@ __all__ = [
     "AdaRand",
     "BatchSpectralShrinkage",
     "ClassWeights",
+    "CoTuning",
     "ConfidenceReweighting",
     "DistanceConstraint",
     "EarlyLearningRegularization",
@@ -44,6 +47,7 @@ __all__ = [
     "IncrementalBCE",
     "LabelSmoothing",
     "LayerwiseConstraint",
+    "LearningWithoutForgetting",
     "MultiSampleDropout",
     "OrthogonalGradient",
     "PredictionDistillation",

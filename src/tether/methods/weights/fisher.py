@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tether.engine.reference import canonical
 from tether.errors import TetherError
 
-LABELS = ("model", "sampled")
+LABELS = ("model", "sampled", "data")
+LIKELIHOODS = ("softmax", "sigmoid")
 
 
 def diagonal_fisher(
@@ -22,6 +24,7 @@ def diagonal_fisher(
     num_samples: int | None = None,
     labels: str = "model",
     generator: torch.Generator | None = None,
+    likelihood: str = "softmax",
 ) -> dict[str, Tensor]:
     """Diagonal Fisher information of every trainable parameter, from the model's own labels.
 
@@ -35,15 +38,19 @@ def diagonal_fisher(
             keyword arguments (``labels`` is left out).
         num_samples: stop after so many samples; None takes all.
         labels: ``"model"``, the exact expectation, one backward a sample and class; or
-            ``"sampled"``, one label drawn for each sample, one backward a sample.
+            ``"sampled"``, one label drawn for each sample, one backward a sample; or ``"data"``,
+            the labels that came with the samples: the empirical Fisher, which is none where the
+            model is wrong, and which much code for continual learning uses.
         generator: random numbers of ``"sampled"``.
+        likelihood: ``"softmax"``, one class a sample; or ``"sigmoid"``, each output a decision of
+            its own.
 
     Returns:
         Canonical parameter name -> float tensor of the parameter's shape; keep it with
         ``safetensors.torch.save_file`` and give the path to ``L2SP(fisher=...)``.
 
     Raises:
-        ValueError: an unknown ``labels``, or no sample at all.
+        ValueError: an unknown ``labels`` or ``likelihood``, no labels, or no sample at all.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -53,6 +60,8 @@ def diagonal_fisher(
     """
     if labels not in LABELS:
         raise ValueError(f"labels {labels!r} is not one of {', '.join(LABELS)}")
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"likelihood {likelihood!r} is not one of {', '.join(LIKELIHOODS)}")
     named = {canonical(n): p for n, p in model.named_parameters() if p.requires_grad}
     params = list(named.values())
     totals = [
@@ -62,31 +71,74 @@ def diagonal_fisher(
     count = 0
     model.eval()
     try:
-        for args, kwargs in _samples(data):
+        for args, kwargs, label in _samples(data):
             if num_samples is not None and count >= num_samples:
                 break
+            if label is None and labels == "data":
+                raise ValueError("labels='data': the batches hold no labels")
             count += 1
             with torch.enable_grad():
-                log_probs = _log_probs(model(*args, **kwargs))
-            probs = log_probs.detach().exp()
-            if labels == "sampled":
-                drawn = [int(torch.multinomial(probs, 1, generator=generator))]
-                weights = [1.0]
-            else:
-                drawn, weights = list(range(len(probs))), probs.tolist()
-            for i, (label, weight) in enumerate(zip(drawn, weights, strict=True)):
-                grads = torch.autograd.grad(
-                    log_probs[label], params, retain_graph=i + 1 < len(drawn), allow_unused=True
+                logits = _logits(model(*args, **kwargs))
+                terms = (
+                    one_class_terms(logits, labels, label, generator)
+                    if likelihood == "softmax"
+                    else decision_terms(logits, labels, label, generator)
                 )
-                for total, grad in zip(totals, grads, strict=True):
-                    if grad is not None:
-                        total.addcmul_(grad, grad, value=weight)
+            add_squares_(totals, terms, params)
     finally:
         for module, training in flags.items():
             module.training = training
     if not count:
         raise ValueError("diagonal_fisher: the data held no sample")
     return {name: total / count for name, total in zip(named, totals, strict=True)}
+
+
+# -- one sample ------------------------------------------------------------------------------------
+
+#: Log-likelihoods of one sample and the weights of their squared gradients.
+Terms = Sequence[tuple[Tensor, float]]
+
+
+def one_class_terms(
+    logits: Tensor, labels: str, label: Tensor | None, generator: torch.Generator | None = None
+) -> Terms:
+    """``log p_k`` with the probability of the label k: all of them, a drawn one, the given one."""
+    logs = logits.log_softmax(-1)
+    if labels == "data" and label is not None:
+        return [(logs[int(label)], 1.0)]
+    probs = logs.detach().exp()
+    if labels == "sampled":
+        return [(logs[int(torch.multinomial(probs, 1, generator=generator))], 1.0)]
+    return list(zip(logs, probs.tolist(), strict=True))
+
+
+def decision_terms(
+    logits: Tensor, labels: str, label: Tensor | None, generator: torch.Generator | None = None
+) -> Terms:
+    """The same where each output is a decision: they are independent, so that the exact
+    expectation is ``sum_k p_k (1 - p_k) (d z_k)^2``."""
+    probs = logits.detach().sigmoid()
+    if labels == "model":
+        return list(zip(logits, (probs * (1.0 - probs)).tolist(), strict=True))
+    if labels == "data" and label is not None:
+        told = label.to(logits) if label.ndim else F.one_hot(label, len(logits)).to(logits)
+    else:
+        told = torch.bernoulli(probs, generator=generator)
+    return [(-F.binary_cross_entropy_with_logits(logits, told, reduction="sum"), 1.0)]
+
+
+def add_squares_(totals: Sequence[Tensor], terms: Terms, params: Sequence[Tensor]) -> None:
+    """Add the weighted squares of the gradients of some log-likelihoods."""
+    for i, (value, weight) in enumerate(terms):
+        grads = torch.autograd.grad(
+            value, params, retain_graph=i + 1 < len(terms), allow_unused=True
+        )
+        for total, grad in zip(totals, grads, strict=True):
+            if grad is not None:
+                total.addcmul_(grad, grad, value=weight)
+
+
+# -- diagonals that are there already --------------------------------------------------------------
 
 
 def load_fisher(fisher: Mapping[str, Tensor] | str | Path) -> Mapping[str, Tensor]:
@@ -114,20 +166,27 @@ def fisher_of(fisher: Mapping[str, Tensor], name: str, param: Tensor, who: str) 
     return found.to(param.device)
 
 
-def _samples(data: Iterable[Any]) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Every sample as arguments of the model's call, in a batch of one."""
+def _samples(
+    data: Iterable[Any],
+) -> Iterable[tuple[tuple[Any, ...], dict[str, Any], Tensor | None]]:
+    """Every sample as arguments of the model's call, in a batch of one, and its label."""
     for batch in data:
         if isinstance(batch, Mapping):
             inputs = {key: value for key, value in batch.items() if key != "labels"}
-            size = len(next(iter(inputs.values())))
-            for i in range(size):
-                yield (), {key: value[i : i + 1] for key, value in inputs.items()}
+            told = batch.get("labels")
+            for i in range(len(next(iter(inputs.values())))):
+                one = {key: value[i : i + 1] for key, value in inputs.items()}
+                yield (), one, None if told is None else torch.as_tensor(told[i])
         else:
-            rows = batch[0] if isinstance(batch, (tuple, list)) else batch
+            several = isinstance(batch, (tuple, list))
+            rows = batch[0] if several else batch
+            told = batch[-1] if several and len(batch) > 1 else None
             for i in range(len(rows)):
-                yield (rows[i : i + 1],), {}
+                yield (rows[i : i + 1],), {}, None if told is None else torch.as_tensor(told[i])
 
 
-def _log_probs(output: Any) -> Tensor:
+def _logits(output: Any) -> Tensor:
+    """Logits of the one sample, in float32 or wider."""
     logits = output if isinstance(output, Tensor) else output.logits
-    return torch.log_softmax(logits[0].float() if logits.dtype != torch.float64 else logits[0], -1)
+    row: Tensor = logits[0]
+    return row if row.dtype == torch.float64 else row.float()

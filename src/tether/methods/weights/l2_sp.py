@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tether.catalogue import register
 from tether.errors import TetherError
 from tether.method import Method
+from tether.methods.weights.attention import attention_blocks, within
 from tether.methods.weights.fisher import fisher_of, load_fisher
 from tether.methods.weights.many import local_part, rows_are_whole
 from tether.methods.weights.start_penalty import FORMS
@@ -19,6 +20,8 @@ from tether.schedule import Schedule, ScheduleLike
 
 if TYPE_CHECKING:
     from tether.engine.context import Context
+
+INCLUDE = ("weights", "all", "attention")
 
 
 @register(
@@ -61,7 +64,8 @@ class L2SP(Method):
         proximal: for ``l1_sp`` and ``group_lasso_sp``: soft thresholding of T by ``lr a`` after
             the update, the only way to weights that equal their start exactly.
         include: ``"weights"``, kernels only, as in the paper; ``"all"`` adds biases, scales of
-            norm layers and embeddings, as other implementations do.
+            norm layers and embeddings, as other implementations do; ``"attention"``, kernels
+            within attention blocks only, where transformers forget (head as ever).
 
     State:
         None of its own; the pretrained weights are the engine's.
@@ -71,7 +75,7 @@ class L2SP(Method):
 
     Raises:
         ValueError: an unknown form or include, a negative weight, options that do not go together.
-        TetherError: the Fisher diagonal does not fit the model.
+        TetherError: the Fisher diagonal does not fit the model, or it has no attention.
 
     References:
         Xuhong Li, Yves Grandvalet, Franck Davoine, "Explicit Inductive Bias for Transfer Learning
@@ -94,8 +98,8 @@ class L2SP(Method):
     ) -> None:
         if form not in FORMS:
             raise ValueError(f"form {form!r} is not one of {', '.join(FORMS)}")
-        if include not in ("weights", "all"):
-            raise ValueError(f'include must be "weights" or "all", got {include!r}')
+        if include not in INCLUDE:
+            raise ValueError(f"include {include!r} is not one of {', '.join(INCLUDE)}")
         corner = form in ("l1_sp", "group_lasso_sp")
         if proximal and not corner:
             raise ValueError(f"proximal is for l1_sp and group_lasso_sp; for {form}: decoupled")
@@ -121,13 +125,16 @@ class L2SP(Method):
     def setup(self, ctx: Context) -> None:
         """Pair every covered parameter with its start and its Fisher diagonal."""
         fisher = None if self.fisher is None else load_fisher(self.fisher)
+        blocks = attention_blocks(ctx.model, ctx.name) if self.include == "attention" else ()
         self._body: list[Pulled] = []
         self._head: list[Pulled] = []
         for ref in ctx.weights():
-            if self.include == "weights" and ref.role != "weight":
+            if self.include != "all" and ref.role != "weight":
                 continue
             if ref.is_head:
                 self._head.append(Pulled(ref.param, None, None))
+                continue
+            if self.include == "attention" and not within(ref.name, blocks):
                 continue
             start = diagonal = None
             if self.form != "l2":
