@@ -71,17 +71,26 @@ from tether.measure.pac_bayes import PacBayes, pac_bayes_bound
 from tether.measure.perturbations import Attack, gaussian_blur
 from tether.measure.probe import plan_linear_probe, probe_dynamics
 from tether.measure.robustness import robust_accuracy, wilson_interval
+from tether.measure.saturation import (
+    GradientAlignment,
+    SoftmaxSaturation,
+    softmax_collapse_fraction,
+    softmax_saturation,
+    weight_gradient_alignment,
+)
 
 __all__ = [
     "Attack",
     "ClassMoments",
     "Collected",
+    "GradientAlignment",
     "HessianDistance",
     "HessianTrace",
     "LinearDynamics",
     "NoiseCurve",
     "NoiseStability",
     "PacBayes",
+    "SoftmaxSaturation",
     "StabilityDifference",
     "adversarial_strength",
     "auroc",
@@ -134,8 +143,11 @@ __all__ = [
     "robust_accuracy",
     "self_duality",
     "simplex_deviation",
+    "softmax_collapse_fraction",
+    "softmax_saturation",
     "transition_error",
     "turning_point",
+    "weight_gradient_alignment",
     "weight_report",
     "wilson_interval",
 ]
