@@ -333,7 +333,7 @@ class Context(Services):
             return
         if torch.is_grad_enabled():
             raise TetherError("the reference under fully_shard gives values only: grad=False")
-        mine = [local(p) for _, p in named]
+        mine = [local(p).data for _, p in named]  # unseen by graphs that need their version
         kept = [shard.clone() for shard in mine]
         with torch.no_grad():
             torch._foreach_copy_(mine, [local(self.reference[name]) for name, _ in named])

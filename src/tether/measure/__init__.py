@@ -1,5 +1,6 @@
 """Measurements of models, features and labels: evaluation only, nothing here trains."""
 
+from tether.measure.anchored import AnchoredFeatures, anchored_ufm_solution
 from tether.measure.boundary import adversarial_strength, boundary_tilt, deviation_angle
 from tether.measure.calibration import (
     brier_score,
@@ -80,6 +81,7 @@ from tether.measure.saturation import (
 )
 
 __all__ = [
+    "AnchoredFeatures",
     "Attack",
     "ClassMoments",
     "Collected",
@@ -93,6 +95,7 @@ __all__ = [
     "SoftmaxSaturation",
     "StabilityDifference",
     "adversarial_strength",
+    "anchored_ufm_solution",
     "auroc",
     "average_precision",
     "boundary_tilt",

@@ -26,6 +26,7 @@ from tether.methods.targets.self_label_correction import SelfLabelCorrection
 from tether.methods.weights.distance_constraint import DistanceConstraint
 from tether.methods.weights.ema import EMA
 from tether.methods.weights.ewc import EWC
+from tether.methods.weights.group_envelope import GroupEnvelope
 from tether.methods.weights.l2_sp import L2SP
 from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
 from tether.methods.weights.proximal import ProximalStep
@@ -44,6 +45,7 @@ __all__ = [
     "FeatureDistillation",
     "FeatureNormPenalty",
     "FeatureProximity",
+    "GroupEnvelope",
     "IncrementalBCE",
     "LabelSmoothing",
     "LayerwiseConstraint",

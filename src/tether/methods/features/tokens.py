@@ -1,0 +1,68 @@
+"""Outputs of layers as tokens: maps, sequences and rows in one form, and grids of another size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Tokens before the grid of a vision transformer: none, a class token, distilled ones, registers.
+_PREFIXES = (0, 1, 2, 5)
+
+
+def mean_over_tokens(tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Mean over the tokens that count, ``[N, T, d] -> [N, d]``; ``keep`` is bool ``[N, T]``."""
+    if keep is None:
+        return tokens.mean(1)
+    weight = keep.to(tokens.dtype).unsqueeze(-1)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+
+
+def as_tokens(output: Any, width: int | None = None) -> Tensor:
+    """A layer's output as ``[N, T, d]`` in float32 or wider.
+
+    Args:
+        output: rows ``[N, d]``, tokens ``[N, T, d]``, maps ``[N, d, H, W]`` or, where the last
+            dimension alone is ``width``, ``[N, H, W, d]``; of a tuple the first part, of an object
+            of transformers ``last_hidden_state``.
+        width: d, where it is known.
+    """
+    found = getattr(output, "last_hidden_state", output)
+    found = found[0] if isinstance(found, (tuple, list)) else found
+    if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"neither rows nor tokens nor maps: {shape}")
+    found = found.float() if found.element_size() < 4 else found
+    if found.ndim == 2:
+        return found.unsqueeze(1)
+    if found.ndim == 3:
+        return found
+    last = width is not None and found.shape[1] != width and found.shape[-1] == width
+    return found.flatten(1, 2) if last else found.flatten(2).transpose(1, 2)
+
+
+def grid_of(tokens: Tensor) -> tuple[Tensor, int] | None:
+    """The tokens that form a square, and its side; None where none do.
+
+    Tokens that stand before a square, as the class token of a vision transformer, are left out.
+    """
+    count = tokens.shape[1]
+    for prefix in _PREFIXES:
+        side = math.isqrt(max(count - prefix, 0))
+        if side > 0 and side * side == count - prefix:
+            return tokens[:, prefix:], side
+    return None
+
+
+def match_grids(tokens: Tensor, side: int) -> Tensor:
+    """A square grid of tokens ``[N, S * S, d]`` brought to another side, bilinearly."""
+    own = math.isqrt(tokens.shape[1])
+    if own == side:
+        return tokens
+    maps = tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], own, own)
+    if own > side:  # every token counts
+        return F.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
+    maps = F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
+    return maps.flatten(2).transpose(1, 2)

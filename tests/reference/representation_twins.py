@@ -1,0 +1,38 @@
+"""Slow NumPy twins: features tied to given ones, aligned or predicted; views on the sphere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def cosine(a: Array, b: Array) -> float:
+    return float(a @ b) / (math.sqrt(float(a @ a)) * math.sqrt(float(b @ b)))
+
+
+def feature_proximity(h: Array, h0: Array, distance: str, reduction: str) -> float:
+    total = 0.0
+    for row, start in zip(h, h0, strict=True):
+        if distance == "cosine":
+            total += 1 - cosine(row, start)
+            continue
+        square = sum((a - b) ** 2 for a, b in zip(row, start, strict=True))
+        total += square / len(row) if reduction == "mean" else square
+    return total / len(h)
+
+
+def anchored(h0: Array, y: list[int], lw: float, lh: float, beta: float, sweeps: int) -> Array:
+    """Columns are samples, as printed: W = Y H^T (H H^T + N lw I)^-1, then H for that W."""
+    width, samples = h0.shape[1], len(h0)
+    one_hot = np.zeros((max(y) + 1, samples))
+    for i, label in enumerate(y):
+        one_hot[label, i] = 1.0
+    start = h0.T
+    h = start.copy()
+    for _ in range(sweeps):
+        w = one_hot @ h.T @ np.linalg.inv(h @ h.T + samples * lw * np.eye(width))
+        h = np.linalg.inv(w.T @ w + (lh + beta) * np.eye(width)) @ (w.T @ one_hot + beta * start)
+    return h.T
