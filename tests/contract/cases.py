@@ -78,6 +78,13 @@ def make_network(kind: str, dropout: float) -> nn.Sequential:
     return nn.Sequential(OrderedDict(zip(names, (stem, first, second, *last), strict=True)))
 
 
+def make_source_head() -> nn.Linear:
+    """The head that the pretrained network came with; the same weights in every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return nn.Linear(WIDTH, 7)
+
+
 def plain_loss(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
     """The task loss as a loop without tether writes it."""
     if kind == "cross_entropy":
@@ -237,7 +244,7 @@ class Run:
         self.arguments = {
             "train_data": self.data,
             "valid_data": make_data(case.kind, 8),
-            "source_head": nn.Linear(WIDTH, 7),
+            "source_head": make_source_head(),
             "epochs": epochs,
             "loss": case.kind,
         } | attach
