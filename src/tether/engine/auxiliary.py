@@ -112,6 +112,9 @@ class Auxiliaries:
             self._update(item.optimizer, found_inf)
             item.optimizer.zero_grad(set_to_none=True)
         for item in self.items.values():
+            if item.ema_of is None and item.reduce and distributed():
+                _share_buffers(item.module)
+        for item in self.items.values():
             if item.ema_of is not None:
                 self._average(item, found_inf)
 
@@ -168,3 +171,15 @@ class Auxiliaries:
                 parameter.grad = None if grad is None else grad.to(parameter.device).clone()
             if item.optimizer is not None and saved["optimizer"] is not None:
                 item.optimizer.load_state_dict(saved["optimizer"])
+
+
+def _share_buffers(module: nn.Module) -> None:
+    """Statistics of batch norms as rank 0 has them, on every rank: what DDP does for the model."""
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    flat = torch.cat([buffer.detach().flatten() for buffer in buffers])
+    dist.broadcast(flat, src=0)
+    parts = torch.split_with_sizes(flat, [buffer.numel() for buffer in buffers])
+    for buffer, values in zip(buffers, parts, strict=True):
+        buffer.copy_(values.view_as(buffer))
