@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from tether.methods.features.adarand_losses import adarand_feature_loss, adarand_prior_loss
+from tether.methods.features.alignment import alignment_loss
 from tether.methods.features.bss import batch_spectral_shrinkage
+from tether.methods.features.channel_weights import attention_weights
 from tether.methods.features.class_moments import class_feature_statistics
 from tether.methods.features.class_relationship import class_relationship
+from tether.methods.features.feature_maps import feature_map_distances
 from tether.methods.features.feature_norm import feature_norm_penalty
 from tether.methods.features.feature_proximity import feature_proximity_loss
 from tether.methods.features.lwf import distillation_divergence
 from tether.methods.features.random_regression import random_feature_regression
 from tether.methods.features.sgm import sgm_penalty
-from tether.methods.gradients.orthogonal_gradient import orthogonalize_gradients_
+from tether.methods.gradients.orthogonal import orthogonalize_gradients_
 from tether.methods.gradients.stablemax import log_stablemax, stablemax, stablemax_cross_entropy
 from tether.methods.layers.multi_sample_dropout import multi_sample_loss
+from tether.methods.layers.stochastic_norm import stochastic_norm
 from tether.methods.targets.confidence_reweighting import (
     confidence_weighted_loss,
     confidence_weights,
@@ -23,6 +27,7 @@ from tether.methods.targets.incremental_bce import incremental_losses
 from tether.methods.targets.prediction_distillation import prediction_distillation_losses
 from tether.methods.targets.ps_kd import blend_targets
 from tether.methods.targets.self_label_correction import correct_labels
+from tether.methods.targets.small_loss import small_loss_selection
 from tether.methods.weights.averaging import ema_share, ema_update_, interpolate, uniform_soup
 from tether.methods.weights.ewc_fisher import accumulate_fisher
 from tether.methods.weights.fisher import diagonal_fisher
@@ -40,6 +45,8 @@ __all__ = [
     "accumulate_fisher",
     "adarand_feature_loss",
     "adarand_prior_loss",
+    "alignment_loss",
+    "attention_weights",
     "batch_spectral_shrinkage",
     "blend_targets",
     "class_feature_statistics",
@@ -52,6 +59,7 @@ __all__ = [
     "elr_penalty",
     "ema_share",
     "ema_update_",
+    "feature_map_distances",
     "feature_norm_penalty",
     "feature_proximity_loss",
     "incremental_losses",
@@ -68,9 +76,11 @@ __all__ = [
     "radii_from_distances",
     "random_feature_regression",
     "sgm_penalty",
+    "small_loss_selection",
     "stablemax",
     "stablemax_cross_entropy",
     "start_penalty",
+    "stochastic_norm",
     "uniform_soup",
     "update_running_targets_",
 ]

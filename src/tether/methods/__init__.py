@@ -5,6 +5,8 @@ from __future__ import annotations
 from tether.methods.features.adarand import AdaRand
 from tether.methods.features.bss import BatchSpectralShrinkage
 from tether.methods.features.co_tuning import CoTuning
+from tether.methods.features.delta import DELTA
+from tether.methods.features.feature_alignment import FeatureAlignment
 from tether.methods.features.feature_distillation import FeatureDistillation
 from tether.methods.features.feature_norm import FeatureNormPenalty
 from tether.methods.features.feature_proximity import FeatureProximity
@@ -13,8 +15,13 @@ from tether.methods.features.randreg import RandReg
 from tether.methods.features.sgm import SGMPenalty
 from tether.methods.gradients.orthogonal_gradient import OrthogonalGradient
 from tether.methods.gradients.stablemax import StableMax
+from tether.methods.inputs.cutmix import CutMix
+from tether.methods.inputs.decoupled_mixup import DecoupledMixup
+from tether.methods.inputs.mixup import Mixup
 from tether.methods.layers.multi_sample_dropout import MultiSampleDropout
+from tether.methods.layers.stochnorm import StochNorm
 from tether.methods.targets.class_weights import ClassWeights
+from tether.methods.targets.co_teaching import CoTeaching
 from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
 from tether.methods.targets.elr import EarlyLearningRegularization
 from tether.methods.targets.incremental_bce import IncrementalBCE
@@ -32,16 +39,21 @@ from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
 from tether.methods.weights.proximal import ProximalStep
 
 __all__ = [
+    "DELTA",
     "EMA",
     "EWC",
     "L2SP",
     "AdaRand",
     "BatchSpectralShrinkage",
     "ClassWeights",
+    "CoTeaching",
     "CoTuning",
     "ConfidenceReweighting",
+    "CutMix",
+    "DecoupledMixup",
     "DistanceConstraint",
     "EarlyLearningRegularization",
+    "FeatureAlignment",
     "FeatureDistillation",
     "FeatureNormPenalty",
     "FeatureProximity",
@@ -50,6 +62,7 @@ __all__ = [
     "LabelSmoothing",
     "LayerwiseConstraint",
     "LearningWithoutForgetting",
+    "Mixup",
     "MultiSampleDropout",
     "OrthogonalGradient",
     "PredictionDistillation",
@@ -60,4 +73,5 @@ __all__ = [
     "SGMPenalty",
     "SelfLabelCorrection",
     "StableMax",
+    "StochNorm",
 ]
