@@ -125,14 +125,15 @@ def score_job(job: Job, work: Path) -> dict[str, Any]:
 
 def probed(run: Path, samples: Samples) -> dict[str, Any]:
     """What cleanlab makes of a linear probe on the frozen pretrained features, out of fold."""
-    from tether.labels.features import features_of, first_weights
+    from tether.labels.first_weights import first_weights
     from tether.labels.folds import out_of_fold as probe
+    from tether.models.features import features_of
     from tether.tuning.opened import open_run
 
     opened = open_run(run)
     table = opened.assembly.source.tables["train"]
     with first_weights(opened) as loaded:
-        logs = probe(features_of(loaded, table), table.labels, len(samples.names))
+        logs = probe(features_of(loaded, table, tokens="mean"), table.labels, len(samples.names))
     names = opened.assembly.source.class_names  # in the data's own order
     shares = np.exp(logs)[:, [names.index(name) for name in samples.names]]
     found = cleanlab_scores(shares, samples.labels, samples.given)

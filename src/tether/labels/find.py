@@ -20,7 +20,7 @@ from tether.labels.duplicates import (
     of_training,
     write_duplicates,
 )
-from tether.labels.features import features_of, first_weights
+from tether.labels.first_weights import first_weights
 from tether.labels.neighbours import unit_rows
 from tether.labels.noise_rate import NoiseEstimate
 from tether.labels.pred_probs import read_pred_probs, signals_of
@@ -29,6 +29,7 @@ from tether.labels.review.suspects import LABELS_FOLDER, SUMMARY_FILE, SUSPECTS_
 from tether.labels.score import Scores, score_classes, score_labels
 from tether.labels.signals import Signals, gather
 from tether.labels.suspects import rows_of, write_suspects
+from tether.models.features import features_of
 from tether.tuning.opened import OpenedRun, open_run
 
 #: From this probability of a wrong label on a sample counts as a suspect.
@@ -111,13 +112,13 @@ def find(
         record = check_record(opened, source, given)
     with first_weights(opened) as loaded:
         pretrained = {
-            split: features_of(loaded, each, batch_size=batch_size)
+            split: features_of(loaded, each, batch_size, tokens="mean")
             for split, each in source.tables.items()
         }
     features = {"pretrained": pretrained["train"]}
     if shares is None and folds is None:
         loaded = opened.assembly.loaded
-        features["tuned"] = features_of(loaded, table, batch_size=batch_size)
+        features["tuned"] = features_of(loaded, table, batch_size, tokens="mean")
     classes = len(source.class_names)
     if shares is not None:
         signals = signals_of(shares, given)

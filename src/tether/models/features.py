@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from tether.data.cache import is_cache, write_cache
 from tether.data.collate import Collator
 from tether.data.load import read_tables
 from tether.data.table import Table
+from tether.errors import ConfigError
 from tether.models.load import load_model
 from tether.models.predict import evaluation_encoder
 from tether.models.spec import LoadedModel
@@ -53,54 +56,69 @@ def cache_features(config: TuneConfig, folder: Path, *, batch_size: int = 64) ->
 
 
 @torch.inference_mode()
-def features_of(loaded: LoadedModel, table: Table, batch_size: int = 64) -> Any:
+def features_of(
+    loaded: LoadedModel, table: Table, batch_size: int = 64, *, tokens: str = "first"
+) -> Any:
     """Features of each sample, ``[N, D]`` float32, in evaluation mode.
 
     They are what the head sees; of a text encoder of transformers, the mean of its last hidden
-    states over the tokens, which sentence encoders are trained for (the head of a stock classifier
-    sees the first token alone).
+    states over the tokens: sentence encoders are trained for it, and the layer between it and the
+    head is often drawn anew, so that it says nothing of the texts before training.
 
     Args:
         loaded: a model.
         table: the samples.
         batch_size: samples of a forward.
+        tokens: what a head that sees one row a token gives: ``"first"`` or ``"mean"``.
+
+    Raises:
+        ConfigError: a sample that can no longer be read.
     """
     encode, collate = evaluation_encoder(loaded), Collator(loaded.pad)
     model = loaded.model.eval()
-    encoder = _text_encoder(loaded)
-    seen: list[Any] = []
-    if encoder is None:
-        hook = model.get_submodule(loaded.head).register_forward_pre_hook(
-            lambda module, inputs: seen.append(inputs[0])
-        )
-    else:
-        hook = encoder.register_forward_hook(lambda module, inputs, out: seen.append(out[0]))
+    place = next(model.parameters()).device
+    last = not isinstance(model.get_submodule(loaded.head), nn.Conv2d)
     rows: list[Tensor] = []
-    try:
+    with _heard(loaded) as heard:
         for start in range(0, len(table), batch_size):
-            part = table.inputs[start : start + batch_size]
-            batch = collate.inputs([encode(each) for each in part])
+            samples = []
+            for row in range(start, min(start + batch_size, len(table))):
+                try:
+                    samples.append(encode(table.inputs[row]))
+                except (OSError, ValueError, SyntaxError) as error:  # Pillow's, for damaged files
+                    raise ConfigError(f"{table.ids[row]} cannot be read: {error}") from error
+            batch = {name: value.to(place) for name, value in collate.inputs(samples).items()}
             model(**batch)
-            rows.append(_pooled(seen.pop(), batch.get("attention_mask")))
+            mask = batch.get("attention_mask")
+            rows.append(_pooled(heard.pop(), mask, tokens, last).float().cpu())
+            heard.clear()
+    return torch.cat(rows).numpy()
+
+
+@contextmanager
+def _heard(loaded: LoadedModel) -> Iterator[list[Tensor]]:
+    """A list that every forward adds the features to."""
+    heard: list[Tensor] = []
+    encoder = getattr(loaded.model, "base_model", None)
+    if loaded.kind == "text" and isinstance(encoder, nn.Module) and encoder is not loaded.model:
+        hook = encoder.register_forward_hook(lambda module, inputs, out: heard.append(out[0]))
+    else:
+        hook = loaded.model.get_submodule(loaded.head).register_forward_pre_hook(
+            lambda module, inputs: heard.append(inputs[0])
+        )
+    try:
+        yield heard
     finally:
         hook.remove()
-    return torch.cat(rows).float().numpy()
 
 
-def _text_encoder(loaded: LoadedModel) -> nn.Module | None:
-    """The part of a text model of transformers that gives a hidden state for each token."""
-    if loaded.kind != "text" or loaded.library != "transformers":
-        return None
-    found = getattr(loaded.model, str(getattr(loaded.model, "base_model_prefix", "")), None)
-    return found if isinstance(found, nn.Module) else None
-
-
-def _pooled(seen: Tensor, mask: Tensor | None) -> Tensor:
-    """A row a sample: the mean over its tokens, or the only one."""
-    if seen.ndim == 2:
-        return seen
-    rows = seen.flatten(1, -2)
-    if mask is None or mask.shape != rows.shape[:2]:
-        return rows[:, 0]
-    weight = mask.to(rows.dtype).unsqueeze(-1)
-    return (rows * weight).sum(1) / weight.sum(1).clamp(min=1)
+def _pooled(seen: Tensor, mask: Tensor | None, tokens: str, last: bool) -> Tensor:
+    """A row a sample: of maps the mean over positions, of tokens their mean or the first one."""
+    if seen.ndim == 4:
+        return seen.mean((1, 2) if last else (2, 3))
+    if seen.ndim < 3:
+        return seen.flatten(1)
+    if mask is None or mask.shape != seen.shape[:2]:
+        return seen.mean(1) if tokens == "mean" else seen[:, 0]
+    weight = mask.to(seen.dtype).unsqueeze(-1)
+    return (seen * weight).sum(1) / weight.sum(1).clamp(min=1)
