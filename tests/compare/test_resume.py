@@ -97,6 +97,7 @@ def test_killed_at_random_moments_it_repeats_no_run_and_loses_none(data, tmp_pat
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.long
 def test_a_long_run_goes_on_from_its_checkpoint(data, tmp_path):
     asked = study(data, trials=1, methods=["plain"], space={}, settings={"epochs": 30}, prune=False)
     folder = tmp_path / "study"

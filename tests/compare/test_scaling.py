@@ -79,6 +79,7 @@ def test_the_order_of_sizes_does_not_matter():
     assert turned.at == find_crossing(SIZES, mine, its).at
 
 
+@pytest.mark.long
 def test_the_interval_covers_the_crossing():
     """90 % intervals, 1 % noise, 100 repeats."""
     rng = np.random.default_rng(1)
