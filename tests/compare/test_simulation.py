@@ -20,9 +20,7 @@ BOUND = 0.05 + 3 * math.sqrt(0.05 * 0.95 / STUDIES)
     [
         {"cases": 1, "methods": 4, "seeds": 3},
         {"cases": 1, "methods": 4, "seeds": 5, "grid": 200},
-        pytest.param(
-            {"cases": 3, "methods": 3, "seeds": 3, "heavy": True}, marks=pytest.mark.long
-        ),
+        pytest.param({"cases": 3, "methods": 3, "seeds": 3, "heavy": True}, marks=pytest.mark.long),
         pytest.param({"cases": 6, "methods": 3, "seeds": 1}, marks=pytest.mark.long),
     ],
     ids=str,
