@@ -23,7 +23,7 @@ from tether.compare.session import run_study
 from tether.compare.study import Study, load_study
 from tether.compare.summary import Summary, summarise
 from tether.compare.summary_words import verdict, warnings_of
-from tether.compare.tables import markdown_tables
+from tether.compare.tables import HEADS, markdown_tables, result_cells
 from tether.errors import Interrupted, TetherError
 from tether.files import read_json, read_rows, write_json, write_rows, write_text
 
@@ -31,6 +31,8 @@ HERE = Path(__file__).parent
 STUDIES, RESULTS = HERE / "studies", HERE / "results" / "studies"
 WORK = HERE.parent / "runs" / "studies"
 PAGE = HERE.parent / "docs" / "results" / "studies.md"
+#: Of each method, what it did: its page in the documentation shows it.
+CARDS = PAGE.with_name("method_cards.json")
 #: What a row keeps in the repository.
 KEPT = (
     "case", "case_id", "method", "kind", "trial", "seed", "settings", "status", "error", "metric",
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 2
     write_text(PAGE, page(known))
+    write_json(CARDS, cards(known))
     print(PAGE)
     return 0
 
@@ -151,6 +154,25 @@ def page(known: Sequence[str]) -> str:
     if missing:
         lines += ["## Not run yet", "", *(f"- `{name}`: {about(name)}" for name in missing), ""]
     return "\n".join(lines)
+
+
+def cards(known: Sequence[str]) -> dict[str, list[list[str]]]:
+    """Of each method alone: study, case, score, difference from plain, interval, finding."""
+    found: dict[str, list[list[str]]] = {}
+    for name in known:
+        if not (RESULTS / f"{name}.json").is_file():
+            continue
+        summary = summarise(
+            read_rows(RESULTS / f"{name}.jsonl"), read_json(RESULTS / f"{name}.json")
+        )
+        for case in summary.cases:
+            for cells in result_cells(summary, case):
+                row = dict(zip(HEADS, cells, strict=True))
+                wanted = ("score", "difference", "95 % interval", "finding")
+                if row["method"] != summary.baseline and "+" not in row["method"]:
+                    mine = [name, case, *(row[head] for head in wanted)]
+                    found.setdefault(row["method"], []).append(mine)
+    return dict(sorted(found.items()))
 
 
 def about(name: str) -> str:

@@ -74,6 +74,21 @@ def test_pages_of_removed_methods_vanish(tmp_path: Path, monkeypatch: pytest.Mon
     assert {path.stem for path in tmp_path.glob("*.md")} == {*list_methods(), "index"}
 
 
+def test_a_page_shows_what_the_method_did_in_our_comparisons(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    from method_pages import CARDS, method_page
+
+    cards = json.loads(CARDS.read_text(encoding="utf-8"))
+    assert set(cards) <= set(list_methods())
+    for name, rows in cards.items():
+        page = method_page(method_info(name), rows)
+        for _, case, score, *_ in rows:
+            assert case in page and score in page, name
+    assert "In our comparisons" not in method_page(method_info(name), [])
+
+
 def test_every_word_of_a_record_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
     from method_pages import COST_TEXT, KIND_TEXT, NEED_TEXT

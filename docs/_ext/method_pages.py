@@ -7,6 +7,7 @@ registered is documented; nothing is listed by hand.
 from __future__ import annotations
 
 import inspect
+import json
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from tether.catalogue import MethodInfo
 
+#: Written by ``python -m benchmarks.run_studies``.
+CARDS = Path(__file__).parent.parent / "results" / "method_cards.json"
 KIND_TEXT = {
     "weights": "acts on the weights or their distance from the pretrained ones",
     "features": "acts on the input of the head",
@@ -133,8 +136,8 @@ def formulas(info: MethodInfo) -> list[str]:
     ]
 
 
-def method_page(info: MethodInfo) -> str:
-    """The page of one method."""
+def method_page(info: MethodInfo, results: list[list[str]]) -> str:
+    """The page of one method, with what it did in our comparisons."""
     tokens = f"features pooled by {info.pooling}" if info.pooling else "per sequence"
     if info.pooling is None and "features" in info.needs:
         tokens = "refused: token features are not pooled"
@@ -179,6 +182,7 @@ def method_page(info: MethodInfo) -> str:
     if info.exempt:
         lines += ["## Excused from checks", ""]
         lines += table(("contract check", "why"), [(f"`{k}`", v) for k, v in info.exempt.items()])
+    lines += results_section(results)
     module = info.cls.__module__
     lines += ["## Reference", "", "```{eval-rst}"]
     lines += [f".. autoclass:: {module}.{info.cls.__qualname__}"]
@@ -186,6 +190,22 @@ def method_page(info: MethodInfo) -> str:
     for name in formulas(info):
         lines += [f".. autofunction:: {module}.{name}", ""]
     return "\n".join([*lines, "```", ""])
+
+
+def results_section(rows: list[list[str]]) -> list[str]:
+    """What a method did in our comparisons, where it hurt as well as where it helped."""
+    if not rows:
+        return []
+    return [
+        "## In our comparisons",
+        "",
+        "Score of the tuned method, and its difference from plain fine-tuning, tuned as long; "
+        "below zero it hurt (where higher scores are better). [How they were"
+        " run](../results/studies.md).",
+        "",
+        *table(("study", "case", "score", "difference", "95 % interval", "finding"),
+               [tuple(row) for row in rows]),
+    ]  # fmt: skip
 
 
 def index_page(infos: list[MethodInfo]) -> str:
@@ -219,7 +239,8 @@ def index_page(infos: list[MethodInfo]) -> str:
 def write_pages(folder: Path) -> None:
     """Write the pages of all methods; pages of methods that are gone are removed."""
     infos = [method_info(name) for name in list_methods()]
-    pages = {f"{info.name}.md": method_page(info) for info in infos}
+    cards = json.loads(CARDS.read_text(encoding="utf-8")) if CARDS.is_file() else {}
+    pages = {f"{info.name}.md": method_page(info, cards.get(info.name, [])) for info in infos}
     pages["index.md"] = index_page(infos)
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.md"):
