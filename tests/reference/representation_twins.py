@@ -36,3 +36,21 @@ def anchored(h0: Array, y: list[int], lw: float, lh: float, beta: float, sweeps:
         w = one_hot @ h.T @ np.linalg.inv(h @ h.T + samples * lw * np.eye(width))
         h = np.linalg.inv(w.T @ w + (lh + beta) * np.eye(width)) @ (w.T @ one_hot + beta * start)
     return h.T
+
+
+def alignment(tokens: Array, teacher: Array, mask: Array | None = None) -> float:
+    """Minus the cosine, averaged over the tokens of a sample, then over the samples."""
+    total = 0.0
+    for i, (own, other) in enumerate(zip(tokens, teacher, strict=True)):
+        kept = [j for j in range(len(own)) if mask is None or mask[i, j]]
+        total += sum(-cosine(own[j], other[j]) for j in kept) / len(kept)
+    return total / len(tokens)
+
+
+def mlp3(x: Array, layers: list[tuple[Array, Array]]) -> Array:
+    """Linear layers with SiLU, z / (1 + exp(-z)), between them."""
+    for at, (weight, bias) in enumerate(layers):
+        x = weight @ x + bias
+        if at < len(layers) - 1:
+            x = np.array([z / (1 + math.exp(-z)) for z in x])
+    return x

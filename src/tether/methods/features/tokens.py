@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from tether.errors import TetherError
+
 #: Tokens before the grid of a vision transformer: none, a class token, distilled ones, registers.
 _PREFIXES = (0, 1, 2, 5)
 
@@ -20,20 +22,26 @@ def mean_over_tokens(tokens: Tensor, keep: Tensor | None = None) -> Tensor:
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1.0)
 
 
+def value_of(output: Any) -> Tensor:
+    """The tensor of a layer's output: of a tuple the first part, or its ``last_hidden_state``."""
+    found = getattr(output, "last_hidden_state", output)
+    found = found[0] if isinstance(found, (tuple, list)) else found
+    if not isinstance(found, Tensor):
+        raise TetherError(f"a layer gave a {type(found).__name__} where a tensor was expected")
+    return found
+
+
 def as_tokens(output: Any, width: int | None = None) -> Tensor:
     """A layer's output as ``[N, T, d]`` in float32 or wider.
 
     Args:
         output: rows ``[N, d]``, tokens ``[N, T, d]``, maps ``[N, d, H, W]`` or, where the last
-            dimension alone is ``width``, ``[N, H, W, d]``; of a tuple the first part, of an object
-            of transformers ``last_hidden_state``.
+            dimension alone is ``width``, ``[N, H, W, d]``; see :func:`value_of`.
         width: d, where it is known.
     """
-    found = getattr(output, "last_hidden_state", output)
-    found = found[0] if isinstance(found, (tuple, list)) else found
-    if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4):
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"neither rows nor tokens nor maps: {shape}")
+    found = value_of(output)
+    if found.ndim not in (2, 3, 4):
+        raise TetherError(f"neither rows nor tokens nor maps: {tuple(found.shape)}")
     found = found.float() if found.element_size() < 4 else found
     if found.ndim == 2:
         return found.unsqueeze(1)
