@@ -11,7 +11,7 @@ from tether import L2SP, OrthogonalGradient, TetherError, attach
 from tether.errors import ConfigError
 from tether.functional import orthogonalize_gradients_
 from tether.measure import weight_gradient_alignment
-from tether.methods.gradients.orthogonal_gradient import orthogonalize_
+from tether.methods.gradients.orthogonal import orthogonalize_
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
