@@ -1,13 +1,11 @@
 """No method waits for the device: nothing in tether's part of a step reads a tensor's value."""
 
 import pytest
-import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.data import DataLoader, TensorDataset
 
 import tether
 from benchmarks.models import make_method
+from tests.contract.cases import Run, cases
 
 WAITS = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::_unique2")
 
@@ -22,23 +20,16 @@ def within_tether(event):
     return False
 
 
-def waits_of_a_step(methods):
+def waits_of_a_step(methods, case):
     """Names of waiting operations in the second and third step, the first being for set-up."""
-    torch.manual_seed(0)
-    data = TensorDataset(torch.randn(32, 6), torch.arange(32) % 4)
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     # "log" is what runs on a GPU; "step" would look at each loss
-    reg = tether.attach(
-        model, methods, optimizer, train_data=data, valid_data=data, epochs=10, nan_check="log"
-    )
-    batches = reg.batches(DataLoader(data, 8))
+    run = Run(case, methods, rows=64, epochs=10, nan_check="log")
+    run.train_mode()
+    batches = run.reg.batches(run.loader)
 
     def step():
-        x, y = next(batches)
-        reg.loss(model(x), y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        run.backward(*next(batches))
+        run.update()
 
     step()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -52,12 +43,14 @@ def waits_of_a_step(methods):
 
 @pytest.mark.parametrize("name", tether.list_methods())
 def test_no_method_waits_for_the_device(name):
-    assert waits_of_a_step([make_method(name)]) == []
+    case = cases(tether.method_info(name))[0]
+    assert waits_of_a_step([make_method(name)], case) == []
 
 
 def test_all_together():
     names = ("adarand", "elr", "regsl", "l2_sp")
-    assert waits_of_a_step([make_method(name) for name in names]) == []
+    case = cases(tether.method_info("elr"))[0]
+    assert waits_of_a_step([make_method(name) for name in names], case) == []
 
 
 def test_a_wait_would_be_found():
@@ -65,4 +58,5 @@ def test_a_wait_would_be_found():
         def penalty(self, batch):
             return batch.logits.sum() * float(batch.logits.detach().mean())
 
-    assert "aten::_local_scalar_dense" in waits_of_a_step([Reader()])
+    case = cases(tether.method_info("l2_sp"))[0]
+    assert "aten::_local_scalar_dense" in waits_of_a_step([Reader()], case)
