@@ -78,9 +78,10 @@ def _reverse(probs: Tensor, labels: Tensor, count: int) -> Tensor:
     coefficient = probs.new_zeros(count, probs.shape[1])
     for strength in STRENGTHS:  # from strong to weak regularisation, each from the one before
         coefficient = fit_logistic(probs[train], labels[train], coefficient, strength)
-        right = (probs[held] @ coefficient.T).argmax(1) == labels[held]
-        fits.append((float(right.double().mean()), coefficient))
-    best = max(fits, key=lambda fit: fit[0])[1]  # of equals the most regularised
+        logits = probs[held] @ coefficient.T
+        right = (logits.argmax(1) == labels[held]).double().mean()
+        fits.append((float(right), -float(cross_entropy(logits, labels[held])), coefficient))
+    best = max(fits, key=lambda fit: fit[:2])[2]  # of equally accurate ones the likeliest
     scale = _fit_scale(probs[held] @ best.T, labels[held])
     target_given_source = (scale * best).softmax(0)  # [K_t, K_s]
     joint = target_given_source * probs.mean(0)
