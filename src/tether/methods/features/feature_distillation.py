@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -63,6 +63,9 @@ class FeatureDistillation(Method):
         >>> FeatureDistillation(weight="cosine(0.1, 0)", layer="layer2")
         FeatureDistillation(weight='cosine(0.1, 0)', layer='layer2')
     """
+
+    #: In a sequence of tasks: left out of the first one, which has nothing to keep.
+    from_second_task: ClassVar[bool] = True
 
     def __init__(self, weight: ScheduleLike = 0.1, layer: str | None = None) -> None:
         if isinstance(weight, (int, float)) and not weight >= 0:

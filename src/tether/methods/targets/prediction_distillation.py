@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,6 +101,9 @@ class PredictionDistillation(Method):
         >>> PredictionDistillation(weight=2.0, old_classes=[0, 1])
         PredictionDistillation(weight=2.0, old_classes=[0, 1])
     """
+
+    #: In a sequence of tasks: left out of the first one, which has nothing to keep.
+    from_second_task: ClassVar[bool] = True
 
     def __init__(
         self,

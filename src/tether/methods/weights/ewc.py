@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from tether.catalogue import register
 from tether.errors import TetherError
 from tether.method import Method
 from tether.methods.targets.columns import Classes, check_classes, columns
-from tether.methods.weights.ewc_fisher import ESTIMATORS, FisherPass
+from tether.methods.weights.ewc_fisher import ESTIMATORS, FisherPass, grown_rows
 from tether.methods.weights.fisher import fisher_of, load_fisher
 from tether.methods.weights.many import local_part
 from tether.methods.weights.towards_start import Pulled, add_gradients_, totals
@@ -92,6 +92,9 @@ class EWC(Method):
         EWC(weight=10.0, fisher='empirical')
     """
 
+    #: In a sequence of tasks: left out of the first one, which has nothing to keep.
+    from_second_task: ClassVar[bool] = True
+
     def __init__(
         self,
         weight: ScheduleLike = 100.0,
@@ -141,7 +144,8 @@ class EWC(Method):
                 self.add_state(f"fisher_{number}", torch.zeros_like(ref.param.detach()))
                 diagonal = getattr(self, f"fisher_{number}")
             else:
-                whole = self._shaped(fisher_of(given, ref.name, ref.param, ctx.name), number)
+                known = grown_rows(given, ref.name, ref.param) if ref.is_head else given
+                whole = self._shaped(fisher_of(known, ref.name, ref.param, ctx.name), number)
                 diagonal = local_part(whole, ref.param)
             self._held.append(Pulled(ref.param, start, diagonal))
         self._count = sum(ref.param.numel() for ref in held)

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from tether.batch import Batch
-from tether.methods.weights.fisher import Terms, add_squares_, decision_terms, one_class_terms
+from tether.methods.weights.fisher_terms import (
+    Terms,
+    add_squares_,
+    decision_terms,
+    one_class_terms,
+)
 
 if TYPE_CHECKING:
     from tether.engine.context import Context
@@ -34,6 +39,17 @@ def accumulate_fisher(
         if name in found and found[name].shape[1:] == before.shape[1:]:
             found[name][: len(before)] += gamma * before.to(found[name])
     return found
+
+
+def grown_rows(fisher: Mapping[str, Tensor], name: str, param: Tensor) -> Mapping[str, Tensor]:
+    """The diagonal with one entry filled up by zeros, where the head has more rows since."""
+    found = fisher.get(name)
+    if found is None or found.shape[1:] != param.shape[1:] or len(found) >= len(param):
+        return fisher
+    return {
+        **fisher,
+        name: torch.cat([found, found.new_zeros(len(param) - len(found), *found.shape[1:])]),
+    }
 
 
 def spread(row: int, size: int, wanted: int) -> bool:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tether.engine.reference import canonical
 from tether.errors import TetherError
+from tether.methods.weights.fisher_terms import add_squares_, decision_terms, one_class_terms
 
 LABELS = ("model", "sampled", "data")
 LIKELIHOODS = ("softmax", "sigmoid")
@@ -25,6 +25,7 @@ def diagonal_fisher(
     labels: str = "model",
     generator: torch.Generator | None = None,
     likelihood: str = "softmax",
+    classes: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """Diagonal Fisher information of every trainable parameter, from the model's own labels.
 
@@ -44,6 +45,7 @@ def diagonal_fisher(
         generator: random numbers of ``"sampled"``.
         likelihood: ``"softmax"``, one class a sample; or ``"sigmoid"``, each output a decision of
             its own.
+        classes: the outputs that count, where a head has some for tasks to come; None: all.
 
     Returns:
         Canonical parameter name -> float tensor of the parameter's shape; keep it with
@@ -79,6 +81,8 @@ def diagonal_fisher(
             count += 1
             with torch.enable_grad():
                 logits = _logits(model(*args, **kwargs))
+                if classes is not None:
+                    logits, label = logits[list(classes)], _among(label, classes)
                 terms = (
                     one_class_terms(logits, labels, label, generator)
                     if likelihood == "softmax"
@@ -91,51 +95,6 @@ def diagonal_fisher(
     if not count:
         raise ValueError("diagonal_fisher: the data held no sample")
     return {name: total / count for name, total in zip(named, totals, strict=True)}
-
-
-# -- one sample ------------------------------------------------------------------------------------
-
-#: Log-likelihoods of one sample and the weights of their squared gradients.
-Terms = Sequence[tuple[Tensor, float]]
-
-
-def one_class_terms(
-    logits: Tensor, labels: str, label: Tensor | None, generator: torch.Generator | None = None
-) -> Terms:
-    """``log p_k`` with the probability of the label k: all of them, a drawn one, the given one."""
-    logs = logits.log_softmax(-1)
-    if labels == "data" and label is not None:
-        return [(logs[int(label)], 1.0)]
-    probs = logs.detach().exp()
-    if labels == "sampled":
-        return [(logs[int(torch.multinomial(probs, 1, generator=generator))], 1.0)]
-    return list(zip(logs, probs.tolist(), strict=True))
-
-
-def decision_terms(
-    logits: Tensor, labels: str, label: Tensor | None, generator: torch.Generator | None = None
-) -> Terms:
-    """The same where each output is a decision: they are independent, so that the exact
-    expectation is ``sum_k p_k (1 - p_k) (d z_k)^2``."""
-    probs = logits.detach().sigmoid()
-    if labels == "model":
-        return list(zip(logits, (probs * (1.0 - probs)).tolist(), strict=True))
-    if labels == "data" and label is not None:
-        told = label.to(logits) if label.ndim else F.one_hot(label, len(logits)).to(logits)
-    else:
-        told = torch.bernoulli(probs, generator=generator)
-    return [(-F.binary_cross_entropy_with_logits(logits, told, reduction="sum"), 1.0)]
-
-
-def add_squares_(totals: Sequence[Tensor], terms: Terms, params: Sequence[Tensor]) -> None:
-    """Add the weighted squares of the gradients of some log-likelihoods."""
-    for i, (value, weight) in enumerate(terms):
-        grads = torch.autograd.grad(
-            value, params, retain_graph=i + 1 < len(terms), allow_unused=True
-        )
-        for total, grad in zip(totals, grads, strict=True):
-            if grad is not None:
-                total.addcmul_(grad, grad, value=weight)
 
 
 # -- diagonals that are there already --------------------------------------------------------------
@@ -183,6 +142,13 @@ def _samples(
             told = batch[-1] if several and len(batch) > 1 else None
             for i in range(len(rows)):
                 yield (rows[i : i + 1],), {}, None if told is None else torch.as_tensor(told[i])
+
+
+def _among(label: Tensor | None, classes: Sequence[int]) -> Tensor | None:
+    """A label, told by its place among the classes that count."""
+    if label is None or label.ndim:
+        return label if label is None else label[list(classes)]
+    return torch.tensor(list(classes).index(int(label)))
 
 
 def _logits(output: Any) -> Tensor:
