@@ -8,16 +8,25 @@ from tether.methods.features.bss import batch_spectral_shrinkage
 from tether.methods.features.channel_weights import attention_weights
 from tether.methods.features.class_moments import class_feature_statistics
 from tether.methods.features.class_relationship import class_relationship
+from tether.methods.features.contrast import class_contrast, projected_contrast
 from tether.methods.features.feature_maps import feature_map_distances
 from tether.methods.features.feature_norm import feature_norm_penalty
 from tether.methods.features.feature_proximity import feature_proximity_loss
 from tether.methods.features.lwf import distillation_divergence
 from tether.methods.features.random_regression import random_feature_regression
+from tether.methods.features.self_distillation import hidden_state_distillation
 from tether.methods.features.sgm import sgm_penalty
+from tether.methods.gradients.head_curvature import (
+    head_gradient,
+    head_hessian_diag,
+    head_hessian_gradient_product,
+    hessian_alignment_penalty,
+)
 from tether.methods.gradients.orthogonal import orthogonalize_gradients_
 from tether.methods.gradients.stablemax import log_stablemax, stablemax, stablemax_cross_entropy
 from tether.methods.layers.multi_sample_dropout import multi_sample_loss
 from tether.methods.layers.stochastic_norm import stochastic_norm
+from tether.methods.layers.truncation import nested_accuracy_curve, nested_dropout
 from tether.methods.targets.confidence_reweighting import (
     confidence_weighted_loss,
     confidence_weights,
@@ -29,6 +38,7 @@ from tether.methods.targets.ps_kd import blend_targets
 from tether.methods.targets.self_label_correction import correct_labels
 from tether.methods.targets.small_loss import small_loss_selection
 from tether.methods.weights.averaging import ema_share, ema_update_, interpolate, uniform_soup
+from tether.methods.weights.envelope import group_envelope
 from tether.methods.weights.ewc_fisher import accumulate_fisher
 from tether.methods.weights.fisher import diagonal_fisher
 from tether.methods.weights.projections import (
@@ -49,6 +59,7 @@ __all__ = [
     "attention_weights",
     "batch_spectral_shrinkage",
     "blend_targets",
+    "class_contrast",
     "class_feature_statistics",
     "class_relationship",
     "confidence_weighted_loss",
@@ -62,17 +73,26 @@ __all__ = [
     "feature_map_distances",
     "feature_norm_penalty",
     "feature_proximity_loss",
+    "group_envelope",
+    "head_gradient",
+    "head_hessian_diag",
+    "head_hessian_gradient_product",
+    "hessian_alignment_penalty",
+    "hidden_state_distillation",
     "incremental_losses",
     "interpolate",
     "log_stablemax",
     "mars_norm",
     "multi_sample_loss",
+    "nested_accuracy_curve",
+    "nested_dropout",
     "orthogonalize_gradients_",
     "prediction_distillation_losses",
     "project_ball",
     "project_batch_norm",
     "project_frobenius",
     "project_mars",
+    "projected_contrast",
     "radii_from_distances",
     "random_feature_regression",
     "sgm_penalty",

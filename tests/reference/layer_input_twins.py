@@ -29,3 +29,20 @@ def multi_sample_losses(logits: Array, labels: list[int]) -> list[float]:
     for row, label in enumerate(labels):
         found.append(sum(cross_entropy(sample[row], label) for sample in logits) / len(logits))
     return found
+
+
+def stochastic_norm(
+    x: Array, running_mean: Array, running_var: Array, use_batch: list[bool], weight: Array,
+    bias: Array, eps: float,
+) -> Array:  # fmt: skip
+    """Channel by channel of ``[N, C, L]``: z0 by the running moments, z1 by the batch's."""
+    out = np.zeros_like(x)
+    for c in range(x.shape[1]):
+        values = x[:, c]
+        z0 = (values - running_mean[c]) / math.sqrt(running_var[c] + eps)
+        mean = values.mean()
+        variance = ((values - mean) ** 2).mean()
+        z1 = (values - mean) / math.sqrt(variance + eps)
+        s = 1.0 if use_batch[c] else 0.0
+        out[:, c] = ((1 - s) * z0 + s * z1) * weight[c] + bias[c]
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tether.methods.features.adarand import AdaRand
+from tether.methods.features.bi_tuning import BiTuning
 from tether.methods.features.bss import BatchSpectralShrinkage
 from tether.methods.features.co_tuning import CoTuning
 from tether.methods.features.delta import DELTA
@@ -11,14 +12,18 @@ from tether.methods.features.feature_distillation import FeatureDistillation
 from tether.methods.features.feature_norm import FeatureNormPenalty
 from tether.methods.features.feature_proximity import FeatureProximity
 from tether.methods.features.lwf import LearningWithoutForgetting
+from tether.methods.features.masked_prediction import MaskedPrediction
 from tether.methods.features.randreg import RandReg
+from tether.methods.features.self_distillation import SelfDistillation
 from tether.methods.features.sgm import SGMPenalty
+from tether.methods.gradients.hessian_alignment import HessianAlignment
 from tether.methods.gradients.orthogonal_gradient import OrthogonalGradient
 from tether.methods.gradients.stablemax import StableMax
 from tether.methods.inputs.cutmix import CutMix
 from tether.methods.inputs.decoupled_mixup import DecoupledMixup
 from tether.methods.inputs.mixup import Mixup
 from tether.methods.layers.multi_sample_dropout import MultiSampleDropout
+from tether.methods.layers.nested_dropout import NestedDropout
 from tether.methods.layers.stochnorm import StochNorm
 from tether.methods.targets.class_weights import ClassWeights
 from tether.methods.targets.co_teaching import CoTeaching
@@ -45,6 +50,7 @@ __all__ = [
     "L2SP",
     "AdaRand",
     "BatchSpectralShrinkage",
+    "BiTuning",
     "ClassWeights",
     "CoTeaching",
     "CoTuning",
@@ -58,12 +64,15 @@ __all__ = [
     "FeatureNormPenalty",
     "FeatureProximity",
     "GroupEnvelope",
+    "HessianAlignment",
     "IncrementalBCE",
     "LabelSmoothing",
     "LayerwiseConstraint",
     "LearningWithoutForgetting",
+    "MaskedPrediction",
     "Mixup",
     "MultiSampleDropout",
+    "NestedDropout",
     "OrthogonalGradient",
     "PredictionDistillation",
     "ProgressiveSelfDistillation",
@@ -71,6 +80,7 @@ __all__ = [
     "RandReg",
     "RegSL",
     "SGMPenalty",
+    "SelfDistillation",
     "SelfLabelCorrection",
     "StableMax",
     "StochNorm",
