@@ -24,6 +24,8 @@ from tether.methods.gradients.head_curvature import (
 )
 from tether.methods.gradients.orthogonal import orthogonalize_gradients_
 from tether.methods.gradients.stablemax import log_stablemax, stablemax, stablemax_cross_entropy
+from tether.methods.inputs.decoupled_losses import decoupled_mixup_loss
+from tether.methods.inputs.mixed_batches import cutmix, mixup, mixup_cross_entropy
 from tether.methods.layers.multi_sample_dropout import multi_sample_loss
 from tether.methods.layers.stochastic_norm import stochastic_norm
 from tether.methods.layers.truncation import nested_accuracy_curve, nested_dropout
@@ -65,6 +67,8 @@ __all__ = [
     "confidence_weighted_loss",
     "confidence_weights",
     "correct_labels",
+    "cutmix",
+    "decoupled_mixup_loss",
     "diagonal_fisher",
     "distillation_divergence",
     "elr_penalty",
@@ -83,6 +87,8 @@ __all__ = [
     "interpolate",
     "log_stablemax",
     "mars_norm",
+    "mixup",
+    "mixup_cross_entropy",
     "multi_sample_loss",
     "nested_accuracy_curve",
     "nested_dropout",
