@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tether.methods.weights.envelope import prox_group_envelope
 from tether.methods.weights.thresholds import (
     prox_cel0,
     prox_l0,
@@ -19,6 +20,7 @@ from tether.methods.weights.thresholds import (
 
 __all__ = [
     "prox_cel0",
+    "prox_group_envelope",
     "prox_l0",
     "prox_l1",
     "prox_l12",

@@ -89,3 +89,55 @@ def best_support(a: Array, y: Array, lam: float) -> tuple[float, Array]:
             if value < best - 1e-12:
                 best, where = value, x
     return best, where
+
+
+def envelope(norms: Array, k: float, d: Array) -> float:
+    """The closed form, with a loop over r."""
+    v = sorted((math.sqrt(w) * n for w, n in zip(d, norms, strict=True)), reverse=True)
+    if sum(1 for x in v if x > 0) <= k:
+        return 0.5 * sum(x * x for x in v)
+    for r in range(math.ceil(k)):
+        s = sum(v[r:]) / (k - r)
+        if (r == 0 or v[r - 1] >= s - 1e-12) and s >= v[r] - 1e-12:
+            return 0.5 * (sum(x * x for x in v[:r]) + sum(v[r:]) ** 2 / (k - r))
+    raise AssertionError("no r")
+
+
+def envelope_prox(norms: Array, k: float, lam: float, d: Array) -> Array:
+    """Factors of the groups; the root z by bisection."""
+    if sum(1 for n in norms if n > 0) <= k:
+        return 1 / (1 + lam * d)
+    c = np.sqrt(lam * d) * norms
+
+    def soft_count(z: float) -> float:
+        return sum(min(max(cj * z - lam * dj, 0.0), 1.0) for cj, dj in zip(c, d, strict=True))
+
+    low, high = 0.0, max((1 + lam * dj) / cj for cj, dj in zip(c, d, strict=True) if cj > 0)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if soft_count(middle) >= k:
+            high = middle
+        else:
+            low = middle
+    out = np.zeros(len(norms))
+    for j, n in enumerate(norms):
+        if n > 0:
+            out[j] = max(0.0, min(1 / (1 + lam * d[j]), 1 - math.sqrt(lam * d[j]) / high / n))
+    return out
+
+
+def envelope_prox_by_search(norms: Array, k: float, lam: float, d: Array) -> Array:
+    """The same for three groups, by a grid over the factors that is refined."""
+    low, high = np.zeros(3), np.ones(3)
+    best = low
+    for _ in range(9):
+        axes = [np.linspace(a, b, 9) for a, b in zip(low, high, strict=True)]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        values = [
+            lam * envelope(p * norms, k, d) + 0.5 * float((((p - 1) * norms) ** 2).sum())
+            for p in points
+        ]
+        best = points[int(np.argmin(values))]
+        step = (high - low) / 8
+        low, high = np.maximum(best - 1.5 * step, 0.0), np.minimum(best + 1.5 * step, 1.0)
+    return best
