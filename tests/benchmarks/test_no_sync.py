@@ -8,12 +8,18 @@ from benchmarks.models import make_method
 from tests.contract.cases import Run, cases
 
 WAITS = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::_unique2")
+#: Operations that look at values themselves.
+THEIR_OWN = (
+    "aten::_fused_",  # an optimiser's counter of steps, which lies where the parameters do
+    "aten::one_hot",  # the range of classes, on the CPU alone
+    "aten::_linalg_check_errors",  # of a decomposition: no spectrum without it
+)
 
 
 def within_tether(event):
     while event is not None:
-        if event.name.startswith("aten::_fused_"):
-            return False  # reads its own counter of steps, which lies where the parameters do
+        if event.name.startswith(THEIR_OWN):
+            return False
         if event.name.startswith("tether::"):
             return True
         event = event.cpu_parent
