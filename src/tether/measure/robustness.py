@@ -18,10 +18,9 @@ from tether.measure.batches import Batches, Inputs, batches_of
 from tether.measure.evaluation import forward
 from tether.measure.intervals import check_level
 from tether.measure.perturbations import Attack, direction, gaussian_blur, limited, start
+from tether.measure.pixels import Channels, PixelSpace, floating_input
 from tether.measure.results import Record
 from tether.measure.weights import undisturbed
-
-Channels = float | Sequence[float]
 
 
 def wilson_interval(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -149,7 +148,7 @@ def robust_accuracy(
     check_level(level)
     if not all(math.isfinite(size) and size >= 0 for size in noise):
         raise ConfigError(f"standard deviations of noise must be from 0, not {tuple(noise)}")
-    space = _Space(mean, std, bounds)
+    space = PixelSpace(mean, std, bounds)
     generator = torch.Generator().manual_seed(int(seed))
     tried: list[tuple[str, float]] = [("clean", 0.0)]
     tried += [("blur", s) for s in blur] + [("noise", s) for s in noise]
@@ -176,50 +175,11 @@ def robust_accuracy(
     ]  # fmt: skip
 
 
-class _Space:
-    """Between the network's inputs and pixels."""
-
-    def __init__(self, mean: Channels, std: Channels, bounds: tuple[float, float] | None) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float32)
-        self.std = torch.as_tensor(std, dtype=torch.float32)
-        self.bounds = bounds
-        if not bool((self.std > 0).all()) or max(self.std.ndim, self.mean.ndim) > 1:
-            raise ConfigError(f"std must be above 0, one number or one a channel, not {std}")
-        if bounds is not None and not bounds[0] < bounds[1]:
-            raise ConfigError(f"bounds must be a smaller and a larger number, not {bounds}")
-
-    def _like(self, values: Tensor, x: Tensor) -> Tensor:
-        if values.ndim and (x.ndim < 2 or len(values) not in (1, x.shape[1])):
-            raise ConfigError(
-                f"mean and std are given for {len(values)} channels, inputs of shape "
-                f"{tuple(x.shape)} have others"
-            )
-        values = values.to(x.device)
-        return values.reshape(1, -1, *[1] * (x.ndim - 2)) if values.ndim else values
-
-    def add(self, x: Tensor, change: Tensor) -> Tensor:
-        """The inputs with their pixels changed, cut at the bounds."""
-        std, mean = self._like(self.std, x), self._like(self.mean, x)
-        found = x.float() + change / std
-        if self.bounds is not None:
-            low, high = self.bounds
-            found = ((found * std + mean).clamp(low, high) - mean) / std
-        return found.to(x.dtype)
-
-    def change(self, x: Tensor, changed: Tensor) -> Tensor:
-        """What was added to the pixels."""
-        return (changed.float() - x.float()) * self._like(self.std, x)
-
-    def gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """Gradient with respect to pixels."""
-        return gradient.float() / self._like(self.std, x)
-
-
 class _Batch:
     """One batch and its float inputs, which alone are changed."""
 
     def __init__(
-        self, model: nn.Module, inputs: Inputs, space: _Space, generator: torch.Generator
+        self, model: nn.Module, inputs: Inputs, space: PixelSpace, generator: torch.Generator
     ) -> None:
         self.model, self.inputs, self.space, self.generator = model, inputs, space, generator
         y = inputs.targets
@@ -227,7 +187,14 @@ class _Batch:
             raise ConfigError(
                 f"accuracy needs one class index a sample, not targets of shape {tuple(y.shape)}"
             )
-        self.place: int | str = _floating(inputs)
+        place = floating_input(inputs.args, inputs.kwargs)
+        if place is None:
+            raise ConfigError(
+                "these inputs hold no floating numbers: token ids can be neither blurred nor moved "
+                "along a gradient; pass batches with inputs_embeds, or leave robustness out for "
+                "texts"
+            )
+        self.place: int | str = place
         self.counted = y != IGNORE
         self.count = int(self.counted.sum())
         self.clean = self.right(self.x) if self.count else self.counted
@@ -295,19 +262,3 @@ class _Batch:
                     f"attacks=(), or a model that does not cut it off ({error})"
                 ) from None
         return torch.nan_to_num(gradient), self._hits(logits.detach())
-
-
-def _floating(inputs: Inputs) -> int | str:
-    """Where the inputs are that may be changed: the first argument of floating numbers."""
-    for place, value in enumerate(inputs.args):
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return place
-    floating = [k for k, v in inputs.kwargs.items() if isinstance(v, Tensor)]
-    floating = [k for k in floating if inputs.kwargs[k].is_floating_point()]
-    for name in ("pixel_values", "inputs_embeds", "input_values", "input_features", *floating):
-        if name in floating:
-            return name
-    raise ConfigError(
-        "these inputs hold no floating numbers: token ids can be neither blurred nor moved along a "
-        "gradient; pass batches with inputs_embeds, or leave robustness out for texts"
-    )
