@@ -44,6 +44,8 @@ class Method:
     #: where an update was skipped (an infinite gradient under a loss scaler).
     pooled: ClassVar[tuple[str, ...]] = ()
     weight: ScheduleLike = 1.0
+    #: Known in ``prepare``: the name of the model's head, None where it has none.
+    head_name: str | None = None
     ctx: Context
 
     # -- moments ---------------------------------------------------------------------------------

@@ -124,7 +124,10 @@ def _must_refuse(
 ) -> None:
     run = Run(case, [])
     run.reg.detach()
-    before, method = traces(run.model, run.optimizer), make()
+    method = make()
+    if _prepares(case):
+        tether.prepare(run.model, method)
+    before = traces(run.model, run.optimizer)
     with refused(f"without {', '.join(without)}", names_of(method), *remedy):
         tether.attach(run.model, method, run.optimizer, **{**run.arguments, **without})
     compare(traces(run.model, run.optimizer), before, path=f"without {', '.join(without)}")
@@ -137,11 +140,18 @@ def _must_refuse_model_without_head(case: Case) -> None:
     model = nn.Sequential(nn.Flatten(), nn.LayerNorm(108))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     arguments, before = Run(case, []).arguments, traces(model, optimizer)
+
+    def attach() -> None:
+        method = case.method()
+        if _prepares(case):
+            tether.prepare(model, method)
+        tether.attach(model, method, optimizer, **arguments).detach()
+
     try:
-        tether.attach(model, case.method(), optimizer, **arguments).detach()
+        attach()
     except TetherError:
         with refused("without a head", "head|num_classes"):
-            tether.attach(model, case.method(), optimizer, **arguments)
+            attach()
         compare(traces(model, optimizer), before, path="without a head")
         tether.attach(model, []).detach()
     else:

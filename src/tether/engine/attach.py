@@ -11,21 +11,40 @@ from torch import nn
 from tether.engine.handle import Handle
 from tether.engine.order import arrange, overrides
 from tether.engine.reference import unwrap
+from tether.engine.taps import find_head
+from tether.errors import TetherError
 from tether.losses import LossLike
 from tether.method import Method
 
 
-def prepare(model: nn.Module, methods: Method | Iterable[Method]) -> nn.Module:
+def prepare(
+    model: nn.Module, methods: Method | Iterable[Method], *, head: str | None = None
+) -> nn.Module:
     """Let methods change the model: swap layers, add adapters, freeze.
 
     Once, before the optimiser is made and before DDP, ``fully_shard`` or ``torch.compile``.
     Methods that only train need no preparation. Returns the model.
+
+    Args:
+        model: the model.
+        methods: those that will be attached.
+        head: name of the last linear layer, where it cannot be found; as in :func:`attach`.
     """
     for method in arrange(methods).values():
         if overrides(method, "prepare"):
+            method.head_name = _head_name(unwrap(model), head)
             method.prepare(unwrap(model))
             method.__dict__["_prepared"] = True
     return model
+
+
+def _head_name(model: nn.Module, given: str | None) -> str | None:
+    try:
+        return find_head(model, given, None)[0]
+    except TetherError:
+        if given is not None:
+            raise
+        return None
 
 
 def attach(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from tether.engine.state import kept_random_state
+from tether.engine.statistics import read_batches, restore_mode
+
 if TYPE_CHECKING:
+    from tether.batch import Batch
     from tether.engine.handle import Handle
     from tether.method import Method
 
@@ -37,3 +42,18 @@ class Services:
             change: output -> output.
         """
         self._handle.taps.change_output(name, change)
+
+    def evaluate(self, data: Any) -> Iterator[Batch]:
+        """Batches of data (validation data, say) in evaluation mode and without gradients.
+
+        Each rank sees its share, in row order; ``mask`` is False for rows that only fill up. Not
+        within a step: at the start or the end of an epoch.
+        """
+        model = self._handle.inner
+        flags = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad(), kept_random_state(self._handle.device):
+                yield from read_batches(self._handle, data)
+        finally:
+            restore_mode(flags)

@@ -112,19 +112,23 @@ class StatisticsPass:
         handle, data = self.handle, self.handle.train_data
         if not isinstance(data, DataLoader) and isinstance(loader, DataLoader):
             data = DataLoader(data, loader.batch_size or 64, collate_fn=loader.collate_fn)
-        for given, index, mask in evaluation_batches(data, handle.device):
-            args, kwargs, targets = split_batch(given)
-            extras = take_entries(handle.maker.entries, kwargs)
-            logits, raw, outputs = quiet_forward(handle, args, kwargs, None)
-            logits = wide(logits)
-            targets = handle.task.check(logits, targets)
-            valid = handle.task.valid_tokens(targets)
-            features = None if raw is None else handle.taps.pool(raw, valid, handle.pooling)
-            yield Batch(
-                logits=logits, targets=targets, labels=targets, index=index,
-                features=features, mask=mask, args=args, kwargs=kwargs, taps=outputs,
-                extras=extras,
-            )  # fmt: skip
+        yield from read_batches(handle, data)
+
+
+def read_batches(handle: Handle, data: Any) -> Iterator[Batch]:
+    """What the model, in its present mode, makes of data: each rank its share, in row order."""
+    for given, index, mask in evaluation_batches(data, handle.device):
+        args, kwargs, targets = split_batch(given)
+        extras = take_entries(handle.maker.entries, kwargs)
+        logits, raw, outputs = quiet_forward(handle, args, kwargs, None)
+        logits = wide(logits)
+        targets = handle.task.check(logits, targets)
+        valid = handle.task.valid_tokens(targets)
+        features = None if raw is None else handle.taps.pool(raw, valid, handle.pooling)
+        yield Batch(
+            logits=logits, targets=targets, labels=targets, index=index, features=features,
+            mask=mask, args=args, kwargs=kwargs, taps=outputs, extras=extras,
+        )  # fmt: skip
 
 
 def quiet_forward(
