@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tether.models import load_model
 from tether.models.freeze import FreezeReport, freeze
 from tether.models.predict import evaluation_encoder
 from tether.models.spec import LoadedModel
+from tether.tuning.facts import tell_facts
 from tether.tuning.method_spec import check_methods
 from tether.tuning.options import TuneConfig
 from tether.tuning.values import split_top
@@ -79,6 +80,7 @@ class Assembly:
 def assemble(
     config: TuneConfig, *, start: Path | None = None, start_classes: Sequence[str] = (),
     new_head: bool = False, source: DataSource | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Assembly:  # fmt: skip
     """Read the data, load the model, make the methods.
 
@@ -88,6 +90,7 @@ def assemble(
         start_classes: what the outputs of its head stood for.
         new_head: leave the head as it was drawn anew; so it is, too, where the classes differ.
         source: data that were read already, in place of those that the settings name.
+        facts: what methods are told beside what model and tokenizer tell.
 
     Raises:
         ConfigError: something in the settings does not fit.
@@ -104,6 +107,7 @@ def assemble(
     loss = LOSSES[source.task] if config.loss == "auto" else config.loss
     check_loss(loss, source)
     asked = what_is_asked(methods, source)
+    tell_facts(methods, loaded, facts or {})
     try:
         prepare(loaded.model, methods)
     except TetherError as error:  # methods that cannot be combined

@@ -156,7 +156,7 @@ class _Job:
 
     def _check(self, spec: StageSpec) -> None:
         """A slip in a later stage is told before the first one trains."""
-        made = assemble(spec.config)
+        made = assemble(spec.config, facts={"previous": None})
         Stage(made, self.folder.path, spec.index + 1, alone=False, before=NOTHING).finish()
 
     def _stage(self, index: int) -> Stage:
@@ -168,12 +168,16 @@ class _Job:
 
     def _assemble(self, spec: StageSpec) -> Assembly:
         """The parts of a stage, with the weights of the one before where it starts there."""
-        if not self.done or spec.start_from == "pretrained":
+        if not self.done:
             return assemble(spec.config)
         before = self.done[-1]
+        weights = self.folder.path / before["weights"]
+        facts = {"previous": str(weights)}
+        if spec.start_from == "pretrained":
+            return assemble(spec.config, facts=facts)
         return assemble(
-            spec.config, start=self.folder.path / before["weights"],
-            start_classes=before["class_names"], new_head="head" in spec.reset,
+            spec.config, start=weights, start_classes=before["class_names"],
+            new_head="head" in spec.reset, facts=facts,
         )  # fmt: skip
 
     def _train(self, stage: Stage, following: StageSpec) -> None:
