@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tether.continual.items import items_of
 from tether.data.arrays import is_array_folder, read_arrays
 from tether.data.checks import apply_policy, duplicates, usable
 from tether.data.columns import read_columns, separate
@@ -35,11 +36,16 @@ def load_data(config: TuneConfig) -> DataSource:
 
     Args:
         config: ``data`` and the options of the group Data are read; also ``noise``, ``shots``,
-            ``limit_train``, ``seed``, ``unlabelled`` and ``pairs``.
+            ``limit_train``, ``seed``, ``unlabelled`` and ``pairs``. Of a ``sequence`` the last task
+            is given, with the classes of all.
 
     Raises:
         ConfigError: the data are not there or cannot be used as asked; says what to do.
     """
+    if config.sequence and config.data in ("", items_of(config.sequence)[-1]):
+        from tether.continual.data import read_sequence
+
+        return read_sequence(config)[-1]
     source, keys = read_tables(config)
     if config.limit_classes:
         _first_classes(source, config.limit_classes)

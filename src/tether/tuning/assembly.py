@@ -26,8 +26,9 @@ from tether.models.spec import LoadedModel
 from tether.tuning.facts import tell_facts
 from tether.tuning.method_spec import check_methods
 from tether.tuning.options import TuneConfig
+from tether.tuning.tasks import methods_in_sequence
 from tether.tuning.values import split_top
-from tether.tuning.weights import load_weights
+from tether.tuning.weights import load_head_rows, load_weights
 
 LOSSES = {
     "single_label": "cross_entropy",
@@ -98,9 +99,13 @@ def assemble(
     methods = make_methods(config)
     source = load_data(config) if source is None else source
     loaded = load_model(config, source)
+    if config.sequence:
+        methods = methods_in_sequence(methods, config, source, start)
     if start is not None:
         new_head = new_head or source.class_names != list(start_classes)
         load_weights(loaded.model, start, without=f"{loaded.head}." if new_head else None)
+        if new_head and config.sequence:
+            load_head_rows(loaded.model, start, loaded.head, len(start_classes))
     if config.class_weights:
         weights = read_class_weights(config.class_weights, source)
         methods.append(create_method("class_weights", weights=weights))
@@ -109,7 +114,7 @@ def assemble(
     asked = what_is_asked(methods, source)
     tell_facts(methods, loaded, facts or {})
     try:
-        prepare(loaded.model, methods)
+        prepare(loaded.model, methods, head=loaded.head)
     except TetherError as error:  # methods that cannot be combined
         raise ConfigError(str(error)) from None
     if config.channels_last and loaded.kind == "image":

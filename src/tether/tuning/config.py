@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tether.continual.items import check_sequence
 from tether.errors import ConfigError
 from tether.tuning.method_spec import (
     check_methods,
@@ -91,6 +92,7 @@ def check_complete(config: TuneConfig) -> None:
     Raises:
         ConfigError: the model or the data are not named.
     """
+    check_sequence(config.sequence, config.data, bool(config.stages))
     lacking = [] if config.model else ["--model"]
     if not all(spec.config.data for spec in stage_configs(config)):
         lacking.append("--data")

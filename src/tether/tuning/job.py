@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tether.tuning.result import Result
 from tether.tuning.run_folder import RunFolder, folder_of, read_progress
 from tether.tuning.stage import METRICS_FILE, Stage, wait
 from tether.tuning.stage_spec import StageSpec, stage_configs
+from tether.tuning.tasks import Tasks
 
 logger = logging.getLogger("tether.tune")
 #: Is shown the data, and ``{"last" | "best": {split: logits}}``.
@@ -93,6 +95,8 @@ def fine_tune(
     """
     config = load_config(config)
     check_complete(config)
+    if config.sequence and config.export == "best":  # best for the last task, which may not be best
+        config = replace(config, export="last")
     folder = RunFolder(folder_of(config), config, resume=resume, overwrite=overwrite)
     job = _Job(config, folder, callbacks, show, test, seen)
     if job.main:
@@ -126,6 +130,7 @@ class _Job:
         self.main = int(os.environ.get("RANK", "0")) == 0
         self.show = show and self.main
         self.stages = stage_configs(config)
+        self.tasks = Tasks(config) if config.sequence else None
         self.done: list[dict[str, Any]] = []
 
     def run(self) -> Result:
@@ -183,16 +188,20 @@ class _Job:
     def _train(self, stage: Stage, following: StageSpec) -> None:
         """Train a stage, and keep the weights that the next one starts from."""
         self._say(stage)
-        stage.train()
+        measured = self._tasks_around(stage)
         done = dict(stage.done)
         if following.start_from == "best":
             stage.use_best()
         stage.finish()
         weights = stage.root / "end.safetensors"
         stage.keep_weights(weights)
+        if self.tasks is not None:
+            before = self.folder.path / self.done[-1]["weights"] if self.done else None
+            self.tasks.carry(stage, before, weights)
         self.done.append(
             {
                 **done,
+                **measured,
                 "weights": weights.relative_to(stage.run).as_posix(),
                 "class_names": stage.assembly.source.class_names,
             }
@@ -200,10 +209,19 @@ class _Job:
         if self.main:
             write_json(self.folder.path / "progress.json", {"stages": self.done})
 
+    def _tasks_around(self, stage: Stage) -> dict[str, Any]:
+        """Train a stage; of a sequence, measure all tasks before the first one and after each."""
+        if self.tasks is None:
+            stage.train()
+            return {}
+        before = {} if self.done else self.tasks.at_start(stage)
+        stage.train()
+        return {**before, **self.tasks.after(stage)}
+
     def _last(self, stage: Stage) -> Result:
         """Train the last stage, score last and best weights, and export one of them."""
         self._say(stage)
-        stage.train()
+        measured = self._tasks_around(stage)
         done = dict(stage.done)
         last, last_logits = stage.scores(self.skip)
         keep = stage.root / "last.safetensors"
@@ -231,6 +249,7 @@ class _Job:
             stopped_early=stage.watch.stopped,
             methods=[repr(method) for method in stage.assembly.methods],
             history=read_rows(self.folder.path / METRICS_FILE),
+            sequence=self.tasks.outcome([*self.done, measured]) if self.tasks else None,
         )
         logits = last_logits if self.config.export == "last" else best_logits
         export(self.folder.path, stage.assembly, self.config, result, logits, main=self.main)

@@ -56,6 +56,10 @@ class TuneConfig:
         "", "image folder, CSV/TSV/parquet file or folder, hub data set, or demo:digits",
         metavar="DATA",
     )  # fmt: skip
+    sequence: str = option(
+        "", "data sets as tasks one after another (continual learning), in place of --data",
+        metavar="DATA,DATA",
+    )  # fmt: skip
     methods: list[Any] = option(
         [], "NAME or NAME:key=value,key=value; may be given several times", metavar="METHOD",
         many=True,

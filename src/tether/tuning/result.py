@@ -27,6 +27,9 @@ class Result:
         stopped_early: whether the patience ran out.
         methods: the methods of the last stage, spelt out.
         history: one row an evaluation, as in ``metrics.jsonl``.
+        sequence: of a run over several tasks what ``SequenceResult.as_json`` gives: accuracies
+            after each task on each task, forgetting, forward transfer; else None. ``last`` and
+            ``best`` are then those of the last task's data.
     """
 
     run_dir: str
@@ -40,6 +43,7 @@ class Result:
     stopped_early: bool
     methods: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    sequence: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
@@ -57,6 +61,10 @@ class Result:
             f"{self.epochs:g} epochs, {self.steps} updates, {self.seconds:.1f} s{early}; "
             f"best epoch {self.best_epoch:g}; {self.run_dir}"
         )
+        if self.sequence is not None:
+            from tether.continual.outcome import SequenceResult
+
+            lines.append(SequenceResult.from_json(self.sequence).summary())
         return "\n".join(lines)
 
     @classmethod

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
+from tether.continual.items import name_of
 from tether.errors import ConfigError
 from tether.files import write_json, write_text
 from tether.tuning.config import CONFIG_NAME, differences, dump_config, load_config
@@ -35,7 +36,8 @@ def folder_of(config: TuneConfig) -> Path:
         return Path(config.output_dir)
     methods = [name for name, _ in resolve_methods(config)]
     model = Path(config.model.rpartition(":")[2]).name
-    name = "-".join([model, Path(config.data).stem, "+".join(methods) or "plain"])
+    data = name_of(config.sequence) if config.sequence else Path(config.data).stem
+    name = "-".join([model, data, "+".join(methods) or "plain"])
     return Path("runs") / re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tether.continual.items import items_of
 from tether.errors import ConfigError
 from tether.tuning.options import TuneConfig
 from tether.tuning.table import FIELDS, canonical, entries
@@ -16,7 +17,9 @@ RESETS = ("head", "optimizer", "schedule")
 #: A stage trains with an optimiser and a schedule of its own.
 ALWAYS_RESET = ("optimizer", "schedule")
 #: What holds for the whole run: one model, one place, one output folder.
-FIXED = ("device", "precision", "workers", "seed", "compile", "fsdp", "stages", "output_dir")
+FIXED = (
+    "device", "precision", "workers", "seed", "compile", "fsdp", "stages", "output_dir", "sequence",
+)  # fmt: skip
 STAGE_OPTIONS = tuple(
     name
     for name, field in FIELDS.items()
@@ -107,6 +110,8 @@ def stage_configs(config: TuneConfig) -> list[StageSpec]:
         [(0.1, 'pretrained', 'optimizer'), (0.01, 'last', 'head')]
     """
     specs = []
+    if config.sequence:
+        return _tasks(config)
     for index, stage in enumerate(normal_stages(config.stages) or [{}]):
         options = {key: value for key, value in stage.items() if key in FIELDS}
         reset = [*stage.get("reset", ()), *ALWAYS_RESET]
@@ -119,3 +124,19 @@ def stage_configs(config: TuneConfig) -> list[StageSpec]:
             )
         )
     return specs
+
+
+def _tasks(config: TuneConfig) -> list[StageSpec]:
+    """A stage for each task of a sequence, which knows the tasks up to it."""
+    items = items_of(config.sequence)
+    return [
+        StageSpec(
+            index,
+            # the record of samples is a table of one training set
+            replace(
+                config, data=item, sequence=",".join(items[: index + 1]), stages=[], record=False
+            ),
+            "last" if index else "pretrained",
+        )
+        for index, item in enumerate(items)
+    ]

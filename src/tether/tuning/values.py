@@ -19,7 +19,7 @@ _WORDS = {"true": True, "false": False, "null": None, "~": None}
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 #: Options that are written with commas; a YAML list says the same.
-JOINED = ("freeze", "text_column", "label_column", "report_to")
+JOINED = ("freeze", "text_column", "label_column", "report_to", "sequence")
 
 
 def split_top(text: str, separator: str = ",") -> list[str]:

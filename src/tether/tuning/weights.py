@@ -50,6 +50,24 @@ def load_weights(model: nn.Module, path: Path, without: str | None = None) -> No
                 copy_whole_(tensor, saved[name])
 
 
+def load_head_rows(model: nn.Module, path: Path, head: str, rows: int) -> None:
+    """Give the first rows of a head that has grown what they were before.
+
+    Args:
+        model: its head may be sharded no more than the rest.
+        path: the safetensors file of :func:`save_weights`.
+        head: dotted name of the head.
+        rows: outputs that there were.
+    """
+    saved = load_file(path)
+    with torch.no_grad():
+        for raw, tensor in unwrap(model).state_dict().items():
+            name = canonical(raw)
+            before = saved.get(name)
+            if before is not None and name.startswith(f"{head}.") and len(before) == rows:
+                tensor[:rows].copy_(before)
+
+
 def read_about(path: Path) -> dict[str, float]:
     """What a file of weights stands for."""
     with safe_open(path, "pt") as file:
