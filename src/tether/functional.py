@@ -43,6 +43,12 @@ from tether.methods.weights.averaging import ema_share, ema_update_, interpolate
 from tether.methods.weights.envelope import group_envelope
 from tether.methods.weights.ewc_fisher import accumulate_fisher
 from tether.methods.weights.fisher import diagonal_fisher
+from tether.methods.weights.gg_prior import (
+    deepshape_,
+    estimate_gg_shape,
+    gg_normal_,
+    rf8_quantize,
+)
 from tether.methods.weights.projections import (
     mars_norm,
     project_ball,
@@ -69,14 +75,17 @@ __all__ = [
     "correct_labels",
     "cutmix",
     "decoupled_mixup_loss",
+    "deepshape_",
     "diagonal_fisher",
     "distillation_divergence",
     "elr_penalty",
     "ema_share",
     "ema_update_",
+    "estimate_gg_shape",
     "feature_map_distances",
     "feature_norm_penalty",
     "feature_proximity_loss",
+    "gg_normal_",
     "group_envelope",
     "head_gradient",
     "head_hessian_diag",
@@ -101,6 +110,7 @@ __all__ = [
     "projected_contrast",
     "radii_from_distances",
     "random_feature_regression",
+    "rf8_quantize",
     "sgm_penalty",
     "small_loss_selection",
     "stablemax",

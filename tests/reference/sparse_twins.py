@@ -141,3 +141,38 @@ def envelope_prox_by_search(norms: Array, k: float, lam: float, d: Array) -> Arr
         step = (high - low) / 8
         low, high = np.maximum(best - 1.5 * step, 0.0), np.minimum(best + 1.5 * step, 1.0)
     return best
+
+
+def gg_shape(values: Array) -> float:
+    """Shape of the generalised Gaussian with these moments, by bisection on log-gamma."""
+    n, total, square = len(values), float(np.abs(values).sum()), float((values**2).sum())
+    wanted, low, high = math.log(n * square / total**2), 0.1, 3.0
+    for _ in range(100):
+        nu = (low + high) / 2
+        ratio = math.lgamma(1 / nu) + math.lgamma(3 / nu) - 2 * math.lgamma(2 / nu)
+        low, high = (nu, high) if ratio > wanted else (low, nu)
+    return low
+
+
+def backslash(w: Array, step: float, nu: float, eps: float, proximal: bool) -> Array:
+    out = w.copy()
+    for i, value in enumerate(w):
+        taken = step * nu * (abs(value) + eps) ** (nu - 1)
+        moved = abs(value) - taken
+        out[i] = np.sign(value) * (max(moved, 0.0) if proximal else moved)
+    return out
+
+
+def exp_golomb_length(n: int, k: int) -> int:
+    """The code itself: ``n + 2^k`` in binary, behind as many zeros as it has digits past k + 1."""
+    digits = bin(n + 2**k)[2:]
+    return len(digits) + len(digits) - 1 - k
+
+
+def coding_rate(weights: Array, frac_bits: int, k: int) -> tuple[float, float]:
+    """Mean bits, and the entropy."""
+    levels = [round(float(w) * 2**frac_bits) for w in weights]
+    folded = [2 * q - 1 if q > 0 else -2 * q for q in levels]
+    counts = {q: folded.count(q) for q in set(folded)}
+    entropy = -sum(c / len(folded) * math.log2(c / len(folded)) for c in counts.values())
+    return sum(exp_golomb_length(q, k) for q in folded) / len(folded), entropy

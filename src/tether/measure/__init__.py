@@ -71,6 +71,7 @@ from tether.measure.noise_stability import (
 from tether.measure.pac_bayes import PacBayes, pac_bayes_bound
 from tether.measure.perturbations import Attack, gaussian_blur
 from tether.measure.probe import plan_linear_probe, probe_dynamics
+from tether.measure.rate import CodingRate, exp_golomb_bits, exp_golomb_lengths
 from tether.measure.robustness import robust_accuracy, wilson_interval
 from tether.measure.saturation import (
     GradientAlignment,
@@ -84,6 +85,7 @@ __all__ = [
     "AnchoredFeatures",
     "Attack",
     "ClassMoments",
+    "CodingRate",
     "Collected",
     "GradientAlignment",
     "HessianDistance",
@@ -110,6 +112,8 @@ __all__ = [
     "effective_output_weight",
     "effective_rank",
     "estimate_signal_noise",
+    "exp_golomb_bits",
+    "exp_golomb_lengths",
     "expected_calibration_error",
     "feature_entropy",
     "feature_norms",

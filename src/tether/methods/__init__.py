@@ -22,6 +22,7 @@ from tether.methods.gradients.stablemax import StableMax
 from tether.methods.inputs.cutmix import CutMix
 from tether.methods.inputs.decoupled_mixup import DecoupledMixup
 from tether.methods.inputs.mixup import Mixup
+from tether.methods.inputs.randaugment import RandAugment
 from tether.methods.layers.multi_sample_dropout import MultiSampleDropout
 from tether.methods.layers.nested_dropout import NestedDropout
 from tether.methods.layers.stochnorm import StochNorm
@@ -42,6 +43,7 @@ from tether.methods.weights.group_envelope import GroupEnvelope
 from tether.methods.weights.l2_sp import L2SP
 from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
 from tether.methods.weights.proximal import ProximalStep
+from tether.methods.weights.rate_constraint import RateConstraint
 
 __all__ = [
     "DELTA",
@@ -77,7 +79,9 @@ __all__ = [
     "PredictionDistillation",
     "ProgressiveSelfDistillation",
     "ProximalStep",
+    "RandAugment",
     "RandReg",
+    "RateConstraint",
     "RegSL",
     "SGMPenalty",
     "SelfDistillation",
