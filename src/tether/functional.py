@@ -5,6 +5,7 @@ from __future__ import annotations
 from tether.methods.features.adarand_losses import adarand_feature_loss, adarand_prior_loss
 from tether.methods.features.alignment import alignment_loss
 from tether.methods.features.bss import batch_spectral_shrinkage
+from tether.methods.features.calibration import procrustes_rotation, semantic_calibration
 from tether.methods.features.channel_weights import attention_weights
 from tether.methods.features.class_moments import class_feature_statistics
 from tether.methods.features.class_relationship import class_relationship
@@ -103,6 +104,7 @@ __all__ = [
     "nested_dropout",
     "orthogonalize_gradients_",
     "prediction_distillation_losses",
+    "procrustes_rotation",
     "project_ball",
     "project_batch_norm",
     "project_frobenius",
@@ -111,6 +113,7 @@ __all__ = [
     "radii_from_distances",
     "random_feature_regression",
     "rf8_quantize",
+    "semantic_calibration",
     "sgm_penalty",
     "small_loss_selection",
     "stablemax",

@@ -54,3 +54,54 @@ def mlp3(x: Array, layers: list[tuple[Array, Array]]) -> Array:
         if at < len(layers) - 1:
             x = np.array([z / (1 + math.exp(-z)) for z in x])
     return x
+
+
+def masked_pixels(
+    predicted: Array, images: Array, mask: Array, patch: int, normalize: bool
+) -> float:
+    """Mean over images of the squared error at the pixels of hidden patches."""
+    total = 0.0
+    for i, image in enumerate(images):
+        channels, _, width = image.shape
+        across = math.ceil(width / patch)
+        error, count = 0.0, 0
+        for t in range(len(mask[i])):
+            if not mask[i][t]:
+                continue
+            top, left = t // across * patch, t % across * patch
+            block = np.zeros((channels, patch, patch))
+            part = image[:, top : top + patch, left : left + patch]
+            block[:, : part.shape[1], : part.shape[2]] = part
+            if normalize:
+                block = (block - block.mean()) / math.sqrt(block.var() + 1e-6)
+            guess = predicted[i][t].reshape(channels, patch, patch)
+            for c in range(channels):
+                for y in range(part.shape[1]):
+                    for x in range(part.shape[2]):
+                        error += (guess[c, y, x] - block[c, y, x]) ** 2
+                        count += 1
+        total += error / count
+    return total / len(images)
+
+
+def masked_words(logits: Array, words: Array, counts: Array) -> float:
+    """Mean over texts of the mean of -log softmax at the hidden words."""
+    total = 0.0
+    for rows, right, counted in zip(logits, words, counts, strict=True):
+        each = []
+        for row, word, counts_ in zip(rows, right, counted, strict=True):
+            if counts_:
+                top = row.max()
+                each.append(top + math.log(np.exp(row - top).sum()) - row[word])
+        total += sum(each) / len(each)
+    return total / len(logits)
+
+
+def hidden_states(student: Array, teacher: Array, mask: Array | None, reduction: str) -> float:
+    total = 0.0
+    for i in range(len(student)):
+        kept = [j for j in range(student.shape[1]) if mask is None or mask[i, j]]
+        for j in kept:
+            square = float(((student[i, j] - teacher[i, j]) ** 2).sum())
+            total += (square / student.shape[2] if reduction == "mean" else square) / len(kept)
+    return total / len(student)

@@ -7,6 +7,7 @@ from tether.methods.features.bi_tuning import BiTuning
 from tether.methods.features.bss import BatchSpectralShrinkage
 from tether.methods.features.co_tuning import CoTuning
 from tether.methods.features.delta import DELTA
+from tether.methods.features.dr_tune import DRTune
 from tether.methods.features.feature_alignment import FeatureAlignment
 from tether.methods.features.feature_distillation import FeatureDistillation
 from tether.methods.features.feature_norm import FeatureNormPenalty
@@ -58,6 +59,7 @@ __all__ = [
     "CoTuning",
     "ConfidenceReweighting",
     "CutMix",
+    "DRTune",
     "DecoupledMixup",
     "DistanceConstraint",
     "EarlyLearningRegularization",

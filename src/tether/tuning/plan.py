@@ -41,7 +41,7 @@ def plan(config: TuneConfig, *, resume: bool = False, overwrite: bool = False) -
     sections: list[Section] = []
     for number, stage in enumerate(stages, start=1):
         title = f"stage {number}: " if len(stages) > 1 else ""
-        made = assemble(stage.config)
+        made = assemble(stage.config, facts={"previous": None} if number > 1 else None)
         sections += [
             (f"{title}data", describe(made.source)),
             (f"{title}model", describe_model(made)),

@@ -74,3 +74,20 @@ def match_grids(tokens: Tensor, side: int) -> Tensor:
         return F.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
     maps = F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
     return maps.flatten(2).transpose(1, 2)
+
+
+def on_grid(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """Tokens ``[N, T, d]`` brought to a grid, ``[N, rows * columns, d]``.
+
+    A token for each place, perhaps behind a class token, is taken as it is; a square grid is
+    brought to the other size; of anything else every place gets the mean.
+    """
+    count, places = tokens.shape[1], rows * columns
+    if count - places in _PREFIXES:
+        return tokens[:, count - places :]
+    found = grid_of(tokens)
+    if found is None or found[1] == 1:
+        return tokens.mean(1, keepdim=True).expand(-1, places, -1)
+    maps = found[0].transpose(1, 2).reshape(len(tokens), -1, found[1], found[1])
+    maps = F.interpolate(maps, size=(rows, columns), mode="bilinear", align_corners=False)
+    return maps.flatten(2).transpose(1, 2)
