@@ -27,6 +27,7 @@ from tether.methods.gradients.orthogonal import orthogonalize_gradients_
 from tether.methods.gradients.stablemax import log_stablemax, stablemax, stablemax_cross_entropy
 from tether.methods.inputs.decoupled_losses import decoupled_mixup_loss
 from tether.methods.inputs.mixed_batches import cutmix, mixup, mixup_cross_entropy
+from tether.methods.inputs.policy_formulas import intrusion_loss, policy_interval, sample_ratio
 from tether.methods.layers.multi_sample_dropout import multi_sample_loss
 from tether.methods.layers.stochastic_norm import stochastic_norm
 from tether.methods.layers.truncation import nested_accuracy_curve, nested_dropout
@@ -40,6 +41,7 @@ from tether.methods.targets.prediction_distillation import prediction_distillati
 from tether.methods.targets.ps_kd import blend_targets
 from tether.methods.targets.self_label_correction import correct_labels
 from tether.methods.targets.small_loss import small_loss_selection
+from tether.methods.weights.anchors import negative_direction, repulsion_penalty
 from tether.methods.weights.averaging import ema_share, ema_update_, interpolate, uniform_soup
 from tether.methods.weights.envelope import group_envelope
 from tether.methods.weights.ewc_fisher import accumulate_fisher
@@ -95,14 +97,17 @@ __all__ = [
     "hidden_state_distillation",
     "incremental_losses",
     "interpolate",
+    "intrusion_loss",
     "log_stablemax",
     "mars_norm",
     "mixup",
     "mixup_cross_entropy",
     "multi_sample_loss",
+    "negative_direction",
     "nested_accuracy_curve",
     "nested_dropout",
     "orthogonalize_gradients_",
+    "policy_interval",
     "prediction_distillation_losses",
     "procrustes_rotation",
     "project_ball",
@@ -112,7 +117,9 @@ __all__ = [
     "projected_contrast",
     "radii_from_distances",
     "random_feature_regression",
+    "repulsion_penalty",
     "rf8_quantize",
+    "sample_ratio",
     "semantic_calibration",
     "sgm_penalty",
     "small_loss_selection",

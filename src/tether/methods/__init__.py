@@ -20,6 +20,7 @@ from tether.methods.features.sgm import SGMPenalty
 from tether.methods.gradients.hessian_alignment import HessianAlignment
 from tether.methods.gradients.orthogonal_gradient import OrthogonalGradient
 from tether.methods.gradients.stablemax import StableMax
+from tether.methods.inputs.adamixup import AdaMixup
 from tether.methods.inputs.cutmix import CutMix
 from tether.methods.inputs.decoupled_mixup import DecoupledMixup
 from tether.methods.inputs.mixup import Mixup
@@ -45,12 +46,14 @@ from tether.methods.weights.l2_sp import L2SP
 from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
 from tether.methods.weights.proximal import ProximalStep
 from tether.methods.weights.rate_constraint import RateConstraint
+from tether.methods.weights.weight_repulsion import WeightRepulsion
 
 __all__ = [
     "DELTA",
     "EMA",
     "EWC",
     "L2SP",
+    "AdaMixup",
     "AdaRand",
     "BatchSpectralShrinkage",
     "BiTuning",
@@ -90,4 +93,5 @@ __all__ = [
     "SelfLabelCorrection",
     "StableMax",
     "StochNorm",
+    "WeightRepulsion",
 ]

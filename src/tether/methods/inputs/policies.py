@@ -1,0 +1,87 @@
+"""Small networks that look at inputs, for methods that learn what to do with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tether.errors import TetherError
+from tether.methods.inputs.input_layers import input_width
+from tether.optional import require
+
+#: Width of what the small encoders give.
+SMALL = 32
+
+
+def image_encoder(channels: int) -> nn.Sequential:
+    """Two strided convolutions and a mean over places: ``[N, C, H, W] -> [N, 32]``."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(16, SMALL, 3, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def row_encoder(numbers: int) -> nn.Sequential:
+    """Two layers: ``[N, ...] -> [N, 32]``."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(numbers, 64), nn.ReLU(), nn.Linear(64, SMALL), nn.ReLU()
+    )
+
+
+def resnet10t(channels: int) -> tuple[nn.Module, int]:
+    """The residual network of 10 layers of timm, from random numbers, and its width.
+
+    Its norms are over each sample by itself, so that a batch of one is fine and ranks agree.
+    """
+    timm: Any = require("timm", "vision", 'policy="resnet10t"')
+    norm = timm.layers.GroupNorm1
+    encoder = timm.create_model(
+        "resnet10t", pretrained=False, num_classes=0, in_chans=channels, norm_layer=norm
+    )
+    return encoder, int(encoder.num_features)
+
+
+def interval_policy(model: nn.Module, who: str, *, inputs: int = 1) -> nn.Module:
+    """A small encoder and three logits a row, all near 0 at first.
+
+    Args:
+        model: its first layer tells what the inputs are.
+        who: the method that asks.
+        inputs: how many of them come side by side.
+    """
+    kind, width = known_inputs(model, who)
+    encoder = image_encoder(inputs * width) if kind == "image" else row_encoder(inputs * width)
+    last = nn.Linear(100, 3)
+    nn.init.normal_(last.weight, std=1e-3)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(encoder, nn.Linear(SMALL, 100), last)
+
+
+def known_inputs(model: nn.Module, who: str, *, images: bool = False) -> tuple[str, int]:
+    """``("image", channels)`` or ``("row", numbers)``, from the model's first layer.
+
+    Raises:
+        TetherError: they cannot be told, or are no images where those are wanted.
+    """
+    found = input_width(model)
+    if found is None or (images and found[0] != "image"):
+        wanted = "channels of its images" if images else "width of its inputs"
+        raise TetherError(
+            f"method {who!r}: the {wanted} cannot be told from the model's first layer; give "
+            "policy=a module of your own"
+        )
+    return found
+
+
+def call_policy(policy: nn.Module, given: Tensor, who: str) -> Tensor:
+    """The policy's output, with a clear error where the inputs do not fit it."""
+    try:
+        output: Tensor = policy(given)
+    except RuntimeError as error:
+        raise TetherError(
+            f"method {who!r}: its policy cannot take inputs of shape {tuple(given.shape)} "
+            f"({error}); give policy=a module of your own"
+        ) from error
+    return output
