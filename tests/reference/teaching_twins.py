@@ -46,3 +46,49 @@ def soft_cross_entropy(logits: Array, targets: Array) -> float:
         p = softmax(z)
         total -= sum(float(t[c]) * math.log(p[c]) for c in range(len(z)))
     return total / len(logits)
+
+
+# -- nested dropout and co-teaching --------------------------------------------------------------
+
+
+def truncation_probabilities(width: int, sigma: float, mu: float) -> Array:
+    raw = [math.exp(-(((k - mu) / sigma) ** 2)) for k in range(1, width + 1)]
+    return np.array(raw) / sum(raw)
+
+
+def accuracy_curve(features: Array, weight: Array, bias: Array, labels: list[int]) -> Array:
+    """An evaluation of its own for every number of channels."""
+    width = features.shape[1]
+    out = np.zeros(width)
+    for k in range(1, width + 1):
+        hits = 0
+        for h, y in zip(features, labels, strict=True):
+            cut = np.array([h[j] if j < k else 0.0 for j in range(width)])
+            hits += int(np.argmax(weight @ cut + bias) == y)
+        out[k - 1] = hits / len(labels)
+    return out
+
+
+def best_truncation(accuracies: Array) -> int:
+    best, found = -math.inf, 0
+    for k, accuracy in enumerate(accuracies, start=1):
+        value = accuracy - 1e-5 * (k - 1)
+        if value > best:
+            best, found = value, k
+    return found
+
+
+def kept(losses: Array, forget_rate: float) -> list[int]:
+    count = max(1, int((1 - forget_rate) * len(losses) + 1e-6))
+    return sorted(range(len(losses)), key=lambda i: (losses[i], i))[:count]
+
+
+def cross_entropies(logits: Array, labels: list[int]) -> Array:
+    return np.array([-math.log(softmax(z)[y]) for z, y in zip(logits, labels, strict=True)])
+
+
+def co_teaching_losses(first: Array, second: Array, forget_rate: float) -> tuple[float, float]:
+    """Losses of both networks on a shared batch, from their losses of each sample."""
+    mine = float(np.mean([first[i] for i in kept(second, forget_rate)]))
+    theirs = float(np.mean([second[i] for i in kept(first, forget_rate)]))
+    return mine, theirs
