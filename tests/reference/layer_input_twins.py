@@ -46,3 +46,13 @@ def stochastic_norm(
         s = 1.0 if use_batch[c] else 0.0
         out[:, c] = ((1 - s) * z0 + s * z1) * weight[c] + bias[c]
     return out
+
+
+def torchvision_magnitude(strength: float) -> int:
+    """Of 31 bins, 0 to 30."""
+    return round(strength * 30)
+
+
+def timm_magnitude(strength: float) -> float:
+    """On the scale 0 to 10."""
+    return strength * 10.0

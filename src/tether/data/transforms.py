@@ -32,19 +32,24 @@ class ImageEncoder:
         preprocess: how the model wants its pixels.
         augment: random changes, one of ``AUGMENTS``.
         input_name: name of the entry that holds them.
+        change: a further random change of the cropped image.
     """
 
-    def __init__(self, preprocess: ImagePreprocess, augment: str, input_name: str) -> None:
+    def __init__(
+        self, preprocess: ImagePreprocess, augment: str, input_name: str,
+        change: Callable[[Any], Any] | None = None,
+    ) -> None:  # fmt: skip
         if preprocess.channels not in (1, 3):
             raise ConfigError(f"images have 1 or 3 channels, the model asks for "
                               f"{preprocess.channels}")  # fmt: skip
         if augment not in AUGMENTS:
             raise ConfigError(f"option augment: one of {', '.join(AUGMENTS)}, not {augment!r}")
         self.preprocess, self.augment, self.input_name = preprocess, augment, input_name
-        self.draws = augment != "none"
+        self.draws = augment != "none" or change is not None
         v2 = require("torchvision.transforms.v2", "vision")
         self.interpolation = v2.InterpolationMode(preprocess.interpolation)
         self.changes = _changes(v2, augment, preprocess.channels, self.interpolation)
+        self.changes += [] if change is None else [change]
         mean, std = (
             np.broadcast_to(np.asarray(values, np.float32), preprocess.channels)[:, None, None]
             for values in (preprocess.mean, preprocess.std)
@@ -62,8 +67,8 @@ class ImageEncoder:
             height, width = self.preprocess.size
             image.draft(None, (_SHARPER * width, _SHARPER * height))
             image = self._random_crop(to_mode(image, self.preprocess.channels))
-            for change in self.changes:
-                image = change(image)
+        for change in self.changes:
+            image = change(image)
         return {self.input_name: self.normalise(image)}
 
     def normalise(self, image: Image) -> Tensor:
@@ -89,7 +94,8 @@ class ImageEncoder:
 
 
 def image_encoder(
-    preprocess: ImagePreprocess, *, train: bool, augment: str, input_name: str
+    preprocess: ImagePreprocess, *, train: bool, augment: str, input_name: str,
+    change: Callable[[Any], Any] | None = None,
 ) -> Callable[[Any], dict[str, Tensor]]:
     """What turns an image into a model's input; it can be pickled, so that workers have it.
 
@@ -109,12 +115,13 @@ def image_encoder(
         train: False gives the evaluation's transform whatever ``augment`` says.
         augment: random changes.
         input_name: name of the entry that holds the pixels.
+        change: a further random change, image -> image, before normalisation.
 
     Raises:
         ConfigError: an unknown ``augment``, or torchvision or Pillow is missing.
     """
     require("PIL.Image", "vision")
-    return ImageEncoder(preprocess, augment if train else "none", input_name)
+    return ImageEncoder(preprocess, augment if train else "none", input_name, change)
 
 
 def centred(image: Image, preprocess: ImagePreprocess, interpolation: Any) -> Image:

@@ -14,6 +14,7 @@ from tether.methods.features.feature_norm import FeatureNormPenalty
 from tether.methods.features.feature_proximity import FeatureProximity
 from tether.methods.features.lwf import LearningWithoutForgetting
 from tether.methods.features.masked_prediction import MaskedPrediction
+from tether.methods.features.msbreg import MSBReg
 from tether.methods.features.randreg import RandReg
 from tether.methods.features.self_distillation import SelfDistillation
 from tether.methods.features.sgm import SGMPenalty
@@ -76,6 +77,7 @@ __all__ = [
     "LabelSmoothing",
     "LayerwiseConstraint",
     "LearningWithoutForgetting",
+    "MSBReg",
     "MaskedPrediction",
     "Mixup",
     "MultiSampleDropout",

@@ -19,6 +19,7 @@ from tether.data.transforms import image_encoder
 from tether.engine.attach import prepare
 from tether.errors import ConfigError, TetherError
 from tether.method import Method
+from tether.methods.inputs.randaugment import RandAugment
 from tether.models import load_model
 from tether.models.freeze import FreezeReport, freeze
 from tether.models.predict import evaluation_encoder
@@ -122,7 +123,7 @@ def assemble(
     new = loaded.keys.missing if loaded.keys is not None else ()
     frozen = freeze(loaded.model, loaded.head, config.freeze, config.freeze_norm, new=new)
 
-    encode, plain = encoders(config, loaded)
+    encode, plain = encoders(config, loaded, methods)
     parts = [part.info for method in methods for part in method.expand()]
     views = max((info.views for info in parts if "views" in info.needs), default=1)
     tables = source.tables
@@ -144,6 +145,15 @@ def assemble(
         assembly.extra_batches["unlabelled"] = UnlabelledBatches(
             source.unlabelled, encode, config.batch_size, config.seed, pad=loaded.pad
         )
+    if "unlabelled_views" in asked and source.unlabelled is not None:
+        count = max(info.views for info in parts if "unlabelled_views" in info.needs)
+        further = [
+            UnlabelledBatches(
+                source.unlabelled, encode, config.batch_size, config.seed, pad=loaded.pad, view=view
+            )
+            for view in range(1, count)
+        ]
+        assembly.extra_batches["unlabelled_views"] = lambda step: [one(step) for one in further]
     if "pairs" in asked and source.pairs is not None and loaded.encode_text is not None:
         assembly.extra_batches["pairs"] = PairBatches(
             source.pairs, loaded.encode_text, config.batch_size, config.seed, pad=loaded.pad
@@ -160,15 +170,26 @@ def make_methods(config: TuneConfig) -> list[Method]:
 
 
 def encoders(
-    config: TuneConfig, loaded: LoadedModel
+    config: TuneConfig, loaded: LoadedModel, methods: Sequence[Method] = ()
 ) -> tuple[Callable[[Any], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
-    """What turns a raw input into the model's: in training, and in evaluation."""
+    """What turns a raw input into the model's: in training, and in evaluation.
+
+    Raises:
+        ConfigError: RandAugment is asked for as a method and as an augmentation.
+    """
     plain = evaluation_encoder(loaded)
     if loaded.kind != "image" or loaded.image is None:
         return plain, plain
+    changes = [method.transform for method in methods if isinstance(method, RandAugment)]
+    if changes and config.augment == "randaugment":
+        raise ConfigError(
+            "option augment: randaugment, and the method randaugment does it once more; leave one "
+            "out (augment: default crops, mirrors and changes the light a little)"
+        )
     varied = image_encoder(
-        loaded.image, train=True, augment=config.augment, input_name=loaded.input_name
-    )
+        loaded.image, train=True, augment=config.augment, input_name=loaded.input_name,
+        change=changes[0] if changes else None,
+    )  # fmt: skip
     return varied, plain
 
 
@@ -186,6 +207,7 @@ def what_is_asked(methods: list[Method], source: DataSource) -> dict[str, list[s
     remedies = {
         "domains": (source.tables["train"].domains is not None, "--domain-column NAME"),
         "unlabelled": (source.unlabelled is not None, "--unlabelled PATH"),
+        "unlabelled_views": (source.unlabelled is not None, "--unlabelled PATH"),
         "pairs": (source.pairs is not None, "--pairs PATH"),
     }
     for need, (there, remedy) in remedies.items():
