@@ -75,3 +75,13 @@ def rescaled_binary(
         for k in range(targets.shape[1]):
             out[i, k] = min(1.0, own * targets[i, k] + other * targets[partner[i], k])
     return out
+
+
+def interval(logits: Array) -> tuple[float, float]:
+    """Lower and upper end of a policy's interval."""
+    a, b, _ = softmax(logits)
+    return a, a + b
+
+
+def intrusion(logits: Array, is_real: list[int]) -> float:
+    return sum(-math.log(softmax(z)[r]) for z, r in zip(logits, is_real, strict=True)) / len(logits)
