@@ -9,14 +9,25 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tether.cli import compare, diagnose, doctor, encode, labels, methods, predict, report, tune
+from tether.cli import (
+    average,
+    compare,
+    diagnose,
+    doctor,
+    encode,
+    labels,
+    methods,
+    predict,
+    report,
+    tune,
+)
 from tether.cli.output import say
 from tether.cli.panels import PanelHelp
 
 if TYPE_CHECKING:
     from typer import Typer
 
-COMMANDS = (tune, compare, predict, diagnose, encode, report, labels, methods, doctor)
+COMMANDS = (tune, compare, average, predict, diagnose, encode, report, labels, methods, doctor)
 
 
 def build() -> "Typer":

@@ -26,7 +26,7 @@ DONE, FAILED = "DONE", "FAILED"
 OURS = (
     CONFIG_NAME, RESULT_FILE, DONE, FAILED, "environment.json", "progress.json", "run.log",
     "metrics.jsonl", "checkpoints", "model", "predictions-*.csv", "labels",
-    "diagnosis.json", "report.html", "encode",
+    "diagnosis.json", "report.html", "encode", "average",
 )  # fmt: skip
 
 
