@@ -17,6 +17,11 @@ from tether.methods.features.lwf import distillation_divergence
 from tether.methods.features.random_regression import random_feature_regression
 from tether.methods.features.self_distillation import hidden_state_distillation
 from tether.methods.features.sgm import sgm_penalty
+from tether.methods.features.sphere import (
+    brownian_diffusion_loss,
+    multi_view_centroid_loss,
+    spectral_dispersion_loss,
+)
 from tether.methods.gradients.head_curvature import (
     head_gradient,
     head_hessian_diag,
@@ -70,6 +75,7 @@ __all__ = [
     "attention_weights",
     "batch_spectral_shrinkage",
     "blend_targets",
+    "brownian_diffusion_loss",
     "class_contrast",
     "class_feature_statistics",
     "class_relationship",
@@ -103,6 +109,7 @@ __all__ = [
     "mixup",
     "mixup_cross_entropy",
     "multi_sample_loss",
+    "multi_view_centroid_loss",
     "negative_direction",
     "nested_accuracy_curve",
     "nested_dropout",
@@ -123,6 +130,7 @@ __all__ = [
     "semantic_calibration",
     "sgm_penalty",
     "small_loss_selection",
+    "spectral_dispersion_loss",
     "stablemax",
     "stablemax_cross_entropy",
     "start_penalty",

@@ -24,6 +24,8 @@ from tether.errors import TetherError
 from tether.losses import IGNORE, KINDS
 from tether.method import Method
 
+from .files import FILES
+
 #: Every loss, place and order in every check; without it, what CI has time for.
 LONG = bool(os.environ.get("TETHER_LONG"))
 CLASSES, TOKENS, WORDS, WIDTH = 4, 5, 11, 10
@@ -109,6 +111,7 @@ def make_entries(wanted: Iterable[str], x: Tensor, views: int) -> dict[str, Any]
         "views": [x.flip(-1) if at % 2 else x.roll(at, -1) for at in range(1, views)],
         "domains": (first > (WORDS // 2 if x.dtype is torch.int64 else 0)).long(),
         "unlabelled": x.flip(-1),
+        "unlabelled_views": [x.flip(-1).roll(at, -1) for at in range(1, views)],
         "pairs": {"chosen": x, "rejected": x.flip(-1)},
     }
     return {name: found[name] for name in wanted}
@@ -140,16 +143,22 @@ class Case:
     info: MethodInfo
     kind: str
 
+    @property
+    def example(self) -> dict[str, Any]:
+        """The options of the record's example; files that it names are there."""
+        files = FILES.get(self.info.name)
+        return {**self.info.example, **(files(make_network, self.kind) if files else {})}
+
     def method(self, **options: Any) -> Method:
         """The method under the options of its example."""
-        return self.info.cls(**{**self.info.example, **options})
+        return self.info.cls(**{**self.example, **options})
 
     def neutral(self) -> Method:
         """The method under its neutral options; of the example only what has no default."""
         if not self.info.neutral:
             raise NotApplicable("the record declares no neutral options")
         required = {
-            name: self.info.example[name]
+            name: self.example[name]
             for name, parameter in self.info.options.items()
             if parameter.default is parameter.empty and name not in self.info.neutral
         }

@@ -176,3 +176,18 @@ def coding_rate(weights: Array, frac_bits: int, k: int) -> tuple[float, float]:
     counts = {q: folded.count(q) for q in set(folded)}
     entropy = -sum(c / len(folded) * math.log2(c / len(folded)) for c in counts.values())
     return sum(exp_golomb_length(q, k) for q in folded) / len(folded), entropy
+
+
+def repulsion(w: Array, anchors: list[Array], form: str, scale: float) -> float:
+    total = 0.0
+    for anchor in anchors:
+        total += sum((a - b) ** 2 for a, b in zip(w, anchor, strict=True)) / len(anchors)
+    u = total / scale
+    return {"exp": math.exp(-u), "inverse": 1 / u, "negative": -u}[form]
+
+
+def repulsion_gradient(w: Array, anchor: Array, form: str) -> Array:
+    """The printed gradients for one anchor, without scale."""
+    d = float(((w - anchor) ** 2).sum())
+    factor = {"inverse": -2 / d**2, "negative": -2.0, "exp": -2 * math.exp(-d)}[form]
+    return factor * (w - anchor)

@@ -51,7 +51,7 @@ def exp_golomb_bits(
 
     Example:
         >>> exp_golomb_bits([torch.zeros(9), torch.ones(1)], frac_bits=0)
-        CodingRate(bits=1.2, k=0, entropy=0.4689955935892812)
+        CodingRate(bits=1.2..., k=0, entropy=0.46899...)
     """
     if not 0 <= frac_bits <= 24:
         raise ValueError(f"frac_bits must lie in 0..24, got {frac_bits!r}")

@@ -99,8 +99,8 @@ def rf8_quantize(tensor: Tensor, gap: int = 4) -> Tensor:
     """Round to a power of two, plus a second one where it is at most ``gap`` exponents smaller.
 
     Example:
-        >>> rf8_quantize(torch.tensor([0.0, 0.26, 0.75, -3.0]))
-        tensor([ 0.0000,  0.2656,  0.7500, -3.0000])
+        >>> rf8_quantize(torch.tensor([0.0, 0.28, 0.75, -3.0]))
+        tensor([ 0.0000,  0.2812,  0.7500, -3.0000])
     """
 
     def power(x: Tensor) -> tuple[Tensor, Tensor]:
