@@ -47,3 +47,67 @@ def collapsed(logits: Array) -> float:
             total = total + np.exp(value)
         found += total == 1
     return found / len(logits)
+
+
+# -- the head's curvature ------------------------------------------------------------------------
+
+
+def probabilities(z: Array, link: str) -> Array:
+    if link == "sigmoid":
+        return 1 / (1 + np.exp(-z))
+    shifted = np.exp(z - z.max())
+    return shifted / shifted.sum()
+
+
+def head_gradient(features: Array, logits: Array, targets: Array, link: str = "softmax") -> Array:
+    """Targets are probabilities; the last column is the bias."""
+    n, classes = logits.shape
+    out = np.zeros((classes, features.shape[1] + 1))
+    for f, z, t in zip(features, logits, targets, strict=True):
+        parts = classes if link == "sigmoid" else 1
+        out += np.outer((probabilities(z, link) - t) / parts, np.append(f, 1.0)) / n
+    return out
+
+
+def head_hessian(features: Array, logits: Array, link: str = "softmax") -> Array:
+    """The whole matrix, ``[C (d + 1), C (d + 1)]``."""
+    n, classes = logits.shape
+    size = classes * (features.shape[1] + 1)
+    out = np.zeros((size, size))
+    for f, z in zip(features, logits, strict=True):
+        p, row = probabilities(z, link), np.append(f, 1.0)
+        inner = np.diag(p) - np.outer(p, p)
+        if link == "sigmoid":
+            inner = np.diag(p * (1 - p)) / classes
+        out += np.kron(inner, np.outer(row, row)) / n
+    return out
+
+
+def hessian_alignment(
+    features: Array, logits: Array, targets: Array, domains: Array, *, kind: str, alpha: float,
+    beta: float, reference: str = "mean_loss", link: str = "softmax",
+) -> float:  # fmt: skip
+    gradients, hessians = [], []
+    for domain in sorted(set(domains.tolist())):
+        mine = domains == domain
+        gradients.append(head_gradient(features[mine], logits[mine], targets[mine], link).ravel())
+        hessians.append(head_hessian(features[mine], logits[mine], link))
+    g, whole = np.mean(gradients, axis=0), np.mean(hessians, axis=0)
+    if kind == "hutchinson":
+        each, h = [np.diag(m) for m in hessians], np.diag(whole)
+    else:
+        each = [m @ v for m, v in zip(hessians, gradients, strict=True)]
+        h = whole @ g if reference == "mean_loss" else np.mean(each, axis=0)
+    total = 0.0
+    for h_e, g_e in zip(each, gradients, strict=True):
+        total += alpha * ((h_e - h) ** 2).sum() + beta * ((g_e - g) ** 2).sum()
+    return total / len(each)
+
+
+def probed_diagonal(hessian: Array, probes: int, rng: np.random.Generator) -> Array:
+    """Hutchinson's estimate: mean of ``s * (H s)`` over random signs s."""
+    total = np.zeros(len(hessian))
+    for _ in range(probes):
+        signs = rng.choice([-1.0, 1.0], len(hessian))
+        total += signs * (hessian @ signs)
+    return total / probes
