@@ -30,8 +30,10 @@ from tether.methods.gradients.head_curvature import (
 )
 from tether.methods.gradients.orthogonal import orthogonalize_gradients_
 from tether.methods.gradients.stablemax import log_stablemax, stablemax, stablemax_cross_entropy
+from tether.methods.inputs.abnormal import abnormal_adversarial_penalty
 from tether.methods.inputs.decoupled_losses import decoupled_mixup_loss
 from tether.methods.inputs.mixed_batches import cutmix, mixup, mixup_cross_entropy
+from tether.methods.inputs.noise_masks import beta_mask
 from tether.methods.inputs.policy_formulas import intrusion_loss, policy_interval, sample_ratio
 from tether.methods.layers.multi_sample_dropout import multi_sample_loss
 from tether.methods.layers.stochastic_norm import stochastic_norm
@@ -68,12 +70,14 @@ from tether.methods.weights.radii import radii_from_distances
 from tether.methods.weights.start_penalty import start_penalty
 
 __all__ = [
+    "abnormal_adversarial_penalty",
     "accumulate_fisher",
     "adarand_feature_loss",
     "adarand_prior_loss",
     "alignment_loss",
     "attention_weights",
     "batch_spectral_shrinkage",
+    "beta_mask",
     "blend_targets",
     "brownian_diffusion_loss",
     "class_contrast",

@@ -21,10 +21,13 @@ from tether.methods.features.sgm import SGMPenalty
 from tether.methods.gradients.hessian_alignment import HessianAlignment
 from tether.methods.gradients.orthogonal_gradient import OrthogonalGradient
 from tether.methods.gradients.stablemax import StableMax
+from tether.methods.inputs.aaer import AbnormalAdversarialRegularization
 from tether.methods.inputs.adamixup import AdaMixup
 from tether.methods.inputs.cutmix import CutMix
 from tether.methods.inputs.decoupled_mixup import DecoupledMixup
+from tether.methods.inputs.fgsm_rs import RandomStartFGSM
 from tether.methods.inputs.mixup import Mixup
+from tether.methods.inputs.policy_noise_mask import PolicyNoiseMask
 from tether.methods.inputs.randaugment import RandAugment
 from tether.methods.layers.multi_sample_dropout import MultiSampleDropout
 from tether.methods.layers.nested_dropout import NestedDropout
@@ -54,6 +57,7 @@ __all__ = [
     "EMA",
     "EWC",
     "L2SP",
+    "AbnormalAdversarialRegularization",
     "AdaMixup",
     "AdaRand",
     "BatchSpectralShrinkage",
@@ -83,11 +87,13 @@ __all__ = [
     "MultiSampleDropout",
     "NestedDropout",
     "OrthogonalGradient",
+    "PolicyNoiseMask",
     "PredictionDistillation",
     "ProgressiveSelfDistillation",
     "ProximalStep",
     "RandAugment",
     "RandReg",
+    "RandomStartFGSM",
     "RateConstraint",
     "RegSL",
     "SGMPenalty",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tether.errors import TetherError
@@ -12,6 +13,8 @@ from tether.optional import require
 
 #: Width of what the small encoders give.
 SMALL = 32
+#: Names of encoders of images.
+POLICIES = ("resnet10t", "small_conv")
 
 
 def image_encoder(channels: int) -> nn.Sequential:
@@ -57,6 +60,35 @@ def interval_policy(model: nn.Module, who: str, *, inputs: int = 1) -> nn.Module
     nn.init.normal_(last.weight, std=1e-3)
     nn.init.zeros_(last.bias)
     return nn.Sequential(encoder, nn.Linear(SMALL, 100), last)
+
+
+class MaskPolicy(nn.Module):
+    """An encoder and two heads, for both parameters of every cell: ``[N, 2 cells]``."""
+
+    def __init__(self, encoder: nn.Module, width: int, cells: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(),
+                nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(),
+                nn.Linear(width, cells),
+            )
+            for _ in range(2)
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Both outputs side by side."""
+        features = self.encoder(images)
+        return torch.cat([head(features) for head in self.heads], dim=1)
+
+
+def mask_policy(name: str, model: nn.Module, who: str, cells: int) -> MaskPolicy:
+    """A policy by the name of its encoder, one of ``POLICIES``."""
+    channels = known_inputs(model, who, images=True)[1]
+    if name == "resnet10t":
+        return MaskPolicy(*resnet10t(channels), cells)
+    return MaskPolicy(image_encoder(channels), SMALL, cells)
 
 
 def known_inputs(model: nn.Module, who: str, *, images: bool = False) -> tuple[str, int]:
