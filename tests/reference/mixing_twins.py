@@ -85,3 +85,35 @@ def interval(logits: Array) -> tuple[float, float]:
 
 def intrusion(logits: Array, is_real: list[int]) -> float:
     return sum(-math.log(softmax(z)[r]) for z, r in zip(logits, is_real, strict=True)) / len(logits)
+
+
+def beta_log_density(x: float, alpha: float, beta: float) -> float:
+    norm = math.lgamma(alpha + beta) - math.lgamma(alpha) - math.lgamma(beta)
+    return (alpha - 1) * math.log(x) + (beta - 1) * math.log(1 - x) + norm
+
+
+def blurred(image: Array, kernel: int, sigma: float) -> Array:
+    """Every pixel the weighted mean of its neighbours; beyond the edge stands its nearest pixel."""
+    half, (height, width) = kernel // 2, image.shape
+    curve = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-half, half + 1)]
+    out = np.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            for i, wy in enumerate(curve):
+                for j, wx in enumerate(curve):
+                    row = min(max(y + i - half, 0), height - 1)
+                    column = min(max(x + j - half, 0), width - 1)
+                    out[y, x] += wy * wx * image[row, column] / sum(curve) ** 2
+    return out
+
+
+def reinforce(losses: Array, baseline: float, log_prob: Array) -> float:
+    total = 0.0
+    for loss, cells in zip(losses, log_prob, strict=True):
+        total += (loss - baseline) * sum(cells) / len(cells)
+    return total / len(losses)
+
+
+def official(loss: float, log_prob: Array) -> float:
+    scores = [math.log(sum(math.exp(v) for v in cells)) for cells in log_prob]
+    return sum(score * loss for score in scores) / len(scores)
