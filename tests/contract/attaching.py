@@ -176,7 +176,7 @@ def _must_refuse_second_loss(case: Case) -> None:
     x, y = next(run.reg.batches(run.loader))
     logits = run.model(x)
     run.reg.loss(logits, y, **run.entries(x))
-    with refused("a second loss of one forward", "head"):
+    with refused("a second loss of one forward", "head|once for each of its batches"):
         run.reg.loss(logits, y, **run.entries(x))
 
 

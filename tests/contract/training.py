@@ -81,7 +81,7 @@ def edges(info: MethodInfo) -> None:
         hidden = iter([torch.full((8,), -100), torch.tensor([-100, 1, -100, 0, 2, -100, 3, 3])])
         run.train_mode()
         for (x, _), y in zip(run.reg.batches(run.loader), hidden, strict=True):
-            run.backward(x, y)
+            run.backward(x, y.repeat(2)[: len(x)])  # a method may have added rows
             check_finite(run, "rows that do not count")
             run.update()
         check_finite(run, "rows that do not count")
