@@ -66,6 +66,7 @@ from tether.methods.weights.projections import (
     project_frobenius,
     project_mars,
 )
+from tether.methods.weights.prune_masks import gamma_prune_mask, vote_coupled_masks
 from tether.methods.weights.radii import radii_from_distances
 from tether.methods.weights.start_penalty import start_penalty
 
@@ -98,6 +99,7 @@ __all__ = [
     "feature_map_distances",
     "feature_norm_penalty",
     "feature_proximity_loss",
+    "gamma_prune_mask",
     "gg_normal_",
     "group_envelope",
     "head_gradient",
@@ -141,4 +143,5 @@ __all__ = [
     "stochastic_norm",
     "uniform_soup",
     "update_running_targets_",
+    "vote_coupled_masks",
 ]

@@ -99,3 +99,38 @@ def map_distance(maps: Array, start: Array, weights: Array | None, reduction: st
 def attention(scores: Array, temperature: float = 5.0) -> Array:
     spread = math.sqrt(float(np.mean([(s - scores.mean()) ** 2 for s in scores])))
     return softmax((scores - scores.mean()) / spread / temperature)
+
+
+# -- Bi-Tuning -----------------------------------------------------------------------------------
+
+
+def even_divergence(values: list[float], positives: list[int], temperature: float) -> float:
+    """KL of the even share of the positive entries from the softmax of all."""
+    p = softmax(np.array(values) / temperature)
+    share = 1.0 / len(positives)
+    return sum(share * (math.log(share) - math.log(p[k])) for k in positives)
+
+
+def bi_tuning(
+    f: Array, keys: Array, projection: Array, key_projection: Array, head: Array,
+    queue_z: list[list[Array]], queue_h: list[list[Array]], labels: NDArray[np.int64],
+    temperature: float,
+) -> float:  # fmt: skip
+    """Both parts; the queues hold a list of keys a class, of any length; ``head`` is [W, b]."""
+    total = 0.0
+    for row, key, c in zip(f, keys, labels, strict=True):
+        z, own = unit(projection @ row), unit(key_projection @ key)
+        values, positives = [float(z @ own)], [0]
+        for k, kept in enumerate(queue_z):
+            for other in kept:
+                positives += [len(values)] if k == c else []
+                values.append(float(z @ other))
+        total += even_divergence(values, positives, temperature)
+        h, w = unit(np.append(row, 1.0)), unit(head[c])
+        values, positives = [float(h @ w)], [0]
+        for k, kept in enumerate(queue_h):
+            for other in kept:
+                positives += [len(values)] if k == c else []
+                values.append(float(other @ w))
+        total += even_divergence(values, positives, temperature)
+    return total / len(f)

@@ -48,6 +48,7 @@ from tether.methods.weights.ewc import EWC
 from tether.methods.weights.group_envelope import GroupEnvelope
 from tether.methods.weights.l2_sp import L2SP
 from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
+from tether.methods.weights.mask_sparsity import MaskSparsity
 from tether.methods.weights.proximal import ProximalStep
 from tether.methods.weights.rate_constraint import RateConstraint
 from tether.methods.weights.weight_repulsion import WeightRepulsion
@@ -82,6 +83,7 @@ __all__ = [
     "LayerwiseConstraint",
     "LearningWithoutForgetting",
     "MSBReg",
+    "MaskSparsity",
     "MaskedPrediction",
     "Mixup",
     "MultiSampleDropout",
