@@ -30,10 +30,11 @@ NEEDS = (
     "views",  # further views of each sample, augmented independently
     "domains",  # a domain index for each sample
     "unlabelled",  # a batch of inputs without labels
+    "unlabelled_views",  # further views of each unlabelled input
     "pairs",  # a batch of preference pairs
 )
 #: Needs that come with each batch: entries of a dict batch, or arguments of ``reg.loss``.
-ENTRIES = ("views", "domains", "unlabelled", "pairs")
+ENTRIES = ("views", "domains", "unlabelled", "unlabelled_views", "pairs")
 COSTS = ("free", "light", "forward", "heavy")
 RANGES = ("log", "uniform", "int", "choice")
 

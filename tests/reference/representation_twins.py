@@ -105,3 +105,33 @@ def hidden_states(student: Array, teacher: Array, mask: Array | None, reduction:
             square = float(((student[i, j] - teacher[i, j]) ** 2).sum())
             total += (square / student.shape[2] if reduction == "mean" else square) / len(kept)
     return total / len(student)
+
+
+def unit(row: Array) -> Array:
+    return row / math.sqrt(float(row @ row))
+
+
+def centroid(online: Array, target: Array) -> float:
+    total, count = 0.0, 0
+    for own, other in zip(online, target, strict=True):
+        middle = unit(np.mean([unit(t) for t in other], axis=0))
+        for z in own:
+            total += 2 - 2 * float(unit(z) @ middle)
+            count += 1
+    return total / count
+
+
+def dispersion(rows: Array) -> float:
+    width = rows.shape[1]
+    moment = np.zeros((width, width))
+    for row in rows:
+        moment += np.outer(unit(row), unit(row)) / len(rows)
+    return width * float((moment**2).sum()) - 1
+
+
+def brownian(rows: Array, directions: Array) -> float:
+    """Rows ``[N, V, D]``; one direction ``[D]`` for each image."""
+    total = 0.0
+    for views, g in zip(rows, directions, strict=True):
+        total += sum(float(unit(z) @ unit(g)) for z in views) / len(views)
+    return total / len(rows)

@@ -91,23 +91,28 @@ class UnlabelledBatches(_BesideBatches):
         batch_size: inputs of a batch.
         seed: of the run.
         pad: as in :class:`Collator`.
+        view: 0, or the number of a further view of the same inputs.
 
     Raises:
         ConfigError: there are none.
     """
 
     def __init__(
-        self, table: Table, encode: Encode, batch_size: int, seed: int, *, pad: Pad | None = None
-    ) -> None:
+        self, table: Table, encode: Encode, batch_size: int, seed: int, *, pad: Pad | None = None,
+        view: int = 0,
+    ) -> None:  # fmt: skip
         if not len(table):
             raise ConfigError("the unlabelled data are empty: give --unlabelled PATH")
         super().__init__(len(table), batch_size, seed, UNLABELLED, pad)
-        self.table, self.encode = table, encode
+        self.table, self.encode, self.view = table, encode, view
 
     def __call__(self, step: int) -> Any:
         """The inputs of a step."""
+        further = (self.view,) if self.view else ()
         encoded = [
-            encode_keyed(self.table, self.encode, row, (UNLABELLED, self.seed, row, place))
+            encode_keyed(
+                self.table, self.encode, row, (UNLABELLED, self.seed, row, place, *further)
+            )
             for row, place in self.places(step, rank(), world_size())
         ]
         return _one_or_all(self._collate.inputs(encoded), self._collate.pad)

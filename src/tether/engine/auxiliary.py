@@ -144,6 +144,9 @@ class Auxiliaries:
         torch._foreach_add_(own, pull)
         for mine, theirs in zip(item.module.buffers(), item.ema_of.buffers(), strict=True):
             mine.copy_(theirs)
+            if distributed() and mine.is_floating_point():  # each rank has statistics of its own
+                dist.all_reduce(mine)
+                mine.div_(world_size())
 
     def forget_gradients(self) -> None:
         for item in self.items.values():

@@ -23,6 +23,7 @@ _ENTRY_TEXT = {
     "views": "further views of each sample, augmented independently",
     "domains": "the domain of each sample",
     "unlabelled": "a batch of inputs without labels",
+    "unlabelled_views": "further views of each unlabelled input",
     "pairs": "a batch of preference pairs",
 }
 
@@ -106,13 +107,15 @@ def read_entries(
                 f"domains of shape {tuple(domains.shape)} and type {domains.dtype}"
             )
         extras["domains"] = domains.to(logits.device, torch.int64)
-    if "views" in wanted:
-        views = extras["views"] = _list_of_views(extras["views"])
+    for entry, what in (("views", "sample"), ("unlabelled_views", "unlabelled input")):
+        if entry not in wanted:
+            continue
+        views = extras[entry] = _list_of_views(extras[entry])
         for name, method in methods.items():
-            if "views" in method.info.needs and len(views) < method.info.views - 1:
+            if entry in method.info.needs and len(views) < method.info.views - 1:
                 raise TetherError(
-                    f"method {name!r} works on {method.info.views} views of each sample: give it "
-                    f"{method.info.views - 1} beside the sample's own, not {len(views)}"
+                    f"method {name!r} works on {method.info.views} views of each {what}: give it "
+                    f"{method.info.views - 1} beside its own, not {len(views)}"
                 )
 
 
