@@ -134,3 +134,34 @@ def bi_tuning(
                 values.append(float(other @ w))
         total += even_divergence(values, positives, temperature)
     return total / len(f)
+
+
+# -- DR-Tune -------------------------------------------------------------------------------------
+
+
+def rotation(p: Array, q: Array) -> Array:
+    """Steps c of the sheet's algorithm: ``M = P^T Q = U S V^T``, ``R = V diag(1, .., det) U^T``."""
+    m = (p - p.mean(0)).T @ (q - q.mean(0))
+    u, _, vt = np.linalg.svd(m)
+    signs = np.ones(len(m))
+    signs[-1] = np.sign(np.linalg.det(vt.T @ u.T))
+    return vt.T @ np.diag(signs) @ u.T
+
+
+def calibrated(
+    before: Array, now: Array, labels: NDArray[np.int64], head: Array, length: float,
+    rotate: bool = True,
+) -> Array:  # fmt: skip
+    p, q = np.array([unit(r) for r in before]), np.array([unit(r) for r in now])
+    if rotate:
+        turn, centre = rotation(p, q), p.mean(0)
+        p = np.array([turn @ (row - centre) + q.mean(0) for row in p])
+    out = p.copy()
+    for c in set(labels.tolist()):
+        rows = [i for i, y in enumerate(labels) if y == c]
+        weights = softmax(np.array([float(q[i] @ unit(head[c])) for i in rows]))
+        centre = sum(w * q[i] for w, i in zip(weights, rows, strict=True))
+        mean = sum(p[i] for i in rows) / len(rows)
+        for i in rows:
+            out[i] = p[i] + centre - mean
+    return np.array([unit(row) * length for row in out])
