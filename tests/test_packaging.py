@@ -20,18 +20,20 @@ from tools.api_surface import missing, present, recorded
 
 SOURCE = ROOT / "src" / "tether"
 CORE = {"torch", "numpy", "safetensors"}
-USER_EXTRAS = "vision text cli sweep labels peft ot lightning".split()
+USER_EXTRAS = "vision text cli sweep labels peft ot lightning pruning".split()
 #: Imported name -> name of the distribution, where the two differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "ot": "pot",
     "sklearn": "scikit-learn",
+    "torch_pruning": "torch-pruning",
     "yaml": "pyyaml",
 }
 TRAINER = {f"tether.tuning.{name}" for name in "callbacks progress trainer".split()}
 OPTIONAL = (
     "PIL accelerate cleanlab datasets jinja2 lightning matplotlib optuna ot pandas peft polars "
-    "pyarrow pytorch_lightning ray rich scipy sklearn timm torchvision transformers typer yaml"
+    "pyarrow pytorch_lightning ray rich scipy sklearn timm torch_pruning torchvision transformers "
+    "typer yaml"
 ).split()
 
 

@@ -191,3 +191,25 @@ def repulsion_gradient(w: Array, anchor: Array, form: str) -> Array:
     d = float(((w - anchor) ** 2).sum())
     factor = {"inverse": -2 / d**2, "negative": -2.0, "exp": -2 * math.exp(-d)}[form]
     return factor * (w - anchor)
+
+
+def energy_threshold(gamma: Array, share: float) -> float:
+    """Line by line: the squares in rising order, until their sum is more than the share."""
+    size = sorted(abs(float(g)) for g in gamma)
+    if size[-1] < 1e-3:
+        return 1.0
+    total, so_far = sum(s * s for s in size), 0.0
+    for i, s in enumerate(size):
+        so_far += s * s
+        if so_far > share * total:
+            return 0.0 if i == 0 else (s + size[i - 1]) / 2
+    return 0.0
+
+
+def voted(masks: list[list[bool]]) -> list[bool]:
+    votes = [sum(column) for column in zip(*masks, strict=True)]
+    fewest = min(sum(mask) for mask in masks)
+    for needed in range(len(masks), 0, -1):
+        if sum(v >= needed for v in votes) >= fewest:
+            return [v >= needed for v in votes]
+    return [False] * len(votes)

@@ -36,6 +36,7 @@ from tether.methods.targets.class_weights import ClassWeights
 from tether.methods.targets.co_teaching import CoTeaching
 from tether.methods.targets.confidence_reweighting import ConfidenceReweighting
 from tether.methods.targets.elr import EarlyLearningRegularization
+from tether.methods.targets.elr_plus import ELRPlus
 from tether.methods.targets.incremental_bce import IncrementalBCE
 from tether.methods.targets.label_smoothing import LabelSmoothing
 from tether.methods.targets.prediction_distillation import PredictionDistillation
@@ -71,6 +72,7 @@ __all__ = [
     "DRTune",
     "DecoupledMixup",
     "DistanceConstraint",
+    "ELRPlus",
     "EarlyLearningRegularization",
     "FeatureAlignment",
     "FeatureDistillation",
