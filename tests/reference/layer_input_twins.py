@@ -56,3 +56,45 @@ def torchvision_magnitude(strength: float) -> int:
 def timm_magnitude(strength: float) -> float:
     """On the scale 0 to 10."""
     return strength * 10.0
+
+
+def fgsm_rs(x, eta, gradient, epsilon: float, init: str, bounds) -> Array:
+    """One step from a random start; pixels are the inputs themselves."""
+
+    def cut(values: Array) -> Array:
+        return values if bounds is None else np.minimum(np.maximum(values, bounds[0]), bounds[1])
+
+    begun = cut(x + eta)
+    slopes = gradient(begun)
+    step = 1.25 * epsilon if init == "rs" else epsilon
+    out = np.zeros_like(x)
+    for at in np.ndindex(*x.shape):
+        delta = (begun[at] - x[at]) + step * np.sign(slopes[at])
+        if init == "rs":
+            delta = min(max(delta, -epsilon), epsilon)
+        out[at] = x[at] + delta
+    return cut(out)
+
+
+def abnormal_penalty(
+    logits_start: Array, losses_start: Array, logits_adv: Array, losses_adv: Array,
+    ce_weight: float, output_weight: float, reduction: str,
+) -> tuple[float, float]:  # fmt: skip
+    """The penalty and the share of abnormal samples, step by step."""
+    abnormal, normal = [], []
+    for i in range(len(losses_start)):
+        (abnormal if losses_start[i] > losses_adv[i] else normal).append(i)
+    share = len(abnormal) / len(losses_start)
+    if not abnormal or not normal:
+        return 0.0, share
+
+    def variation(rows: list[int]) -> float:
+        total = 0.0
+        for i in rows:
+            squares = [(a - b) ** 2 for a, b in zip(logits_adv[i], logits_start[i], strict=True)]
+            total += sum(squares) / (1 if reduction == "sum" else len(squares))
+        return total / len(rows)
+
+    v_ce = sum(losses_start[i] - losses_adv[i] for i in abnormal) / len(abnormal)
+    gap = max(variation(abnormal) - variation(normal), 0.0)
+    return share * (ce_weight * v_ce + output_weight * gap), share

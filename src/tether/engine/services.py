@@ -24,7 +24,8 @@ class Services:
 
     def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The plain task loss of each row, ``[N]``; 0 for rows that do not count."""
-        return self._handle.task.per_sample(logits, targets)
+        task = self._handle.task
+        return task.per_sample(logits, task.check(logits, targets))
 
     def partner(self, kind: type[Method]) -> Method | None:
         """The method of this class in the recipe, for one that works on what it leaves behind."""

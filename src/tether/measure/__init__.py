@@ -1,5 +1,6 @@
 """Measurements of models, features and labels: evaluation only, nothing here trains."""
 
+from tether.measure.abnormal import abnormal_adversarial_fraction
 from tether.measure.anchored import AnchoredFeatures, anchored_ufm_solution
 from tether.measure.boundary import adversarial_strength, boundary_tilt, deviation_angle
 from tether.measure.calibration import (
@@ -96,6 +97,7 @@ __all__ = [
     "PacBayes",
     "SoftmaxSaturation",
     "StabilityDifference",
+    "abnormal_adversarial_fraction",
     "adversarial_strength",
     "anchored_ufm_solution",
     "auroc",

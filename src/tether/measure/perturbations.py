@@ -152,3 +152,22 @@ def start(random: Tensor, attack: Attack) -> Tensor:
     if attack.norm == "linf":
         return torch.erf(random / math.sqrt(2)) * attack.epsilon  # uniform
     return random / math.sqrt(random[0].numel()) * attack.epsilon / 2
+
+
+def single_step(
+    change: Tensor, gradient: Tensor, step_size: float, epsilon: float | None = None
+) -> Tensor:
+    """A change after one step of the fast gradient sign method.
+
+    Args:
+        change: where the step begins, ``[N, ...]``.
+        gradient: of the loss there.
+        step_size: how far every number moves.
+        epsilon: most that a number may have moved in all; None: no limit.
+
+    Example:
+        >>> single_step(torch.tensor([[0.1, 0.1]]), torch.tensor([[3.0, -1.0]]), 0.3, 0.25)
+        tensor([[ 0.2500, -0.2000]])
+    """
+    moved = change + step_size * direction(gradient, "linf")
+    return moved if epsilon is None else limited(moved, Attack(epsilon))
