@@ -63,7 +63,7 @@ def _energy_threshold(size: Tensor, share: float) -> float:
 
 def _keep_largest(mask: Tensor, size: Tensor, count: int) -> Tensor:
     kept = mask.clone()
-    kept[size.argsort(descending=True, stable=True)[:count]] = False
+    kept[size.argsort(stable=True)[-count:]] = False
     return kept
 
 
