@@ -33,7 +33,7 @@ _LEAST = 4
     losses=("cross_entropy",),
     neutral={"forget_rate": 0.0},
     batch_statistics=True,
-    conflicts=("co_teaching",),
+    conflicts=("co_teaching", "elr_plus"),
     exempt={"shards": "a second whole network does not go with fully_shard, and is refused"},
     search_space={"forget_rate": ("uniform", 0.05, 0.5), "ramp_epochs": ("int", 0, 10)},
 )
