@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from tether.engine.loader import to_device
 from tether.engine.state import kept_random_state
 from tether.engine.statistics import read_batches, restore_mode
 
 if TYPE_CHECKING:
     from tether.batch import Batch
+    from tether.engine.context import Forward
     from tether.engine.handle import Handle
     from tether.method import Method
 
@@ -58,3 +60,21 @@ class Services:
                 yield from read_batches(self._handle, data)
         finally:
             restore_mode(flags)
+
+    def unmixed(self, batch: Batch) -> Forward | None:
+        """The model on the rows as they were before they were mixed; None where none were.
+
+        In the mode that it trains in, without a graph: one forward a step, however many methods
+        ask. They share its tensors, so that nobody may change them in place.
+        """
+        if "unmixed" not in batch.extras:
+            return None
+        found: Forward | None = batch.extras.get("unmixed_forward")
+        if found is None:
+            args, kwargs = to_device(batch.extras["unmixed"], self._handle.device)
+            # other objects than those of the step's own call, behind which words are mixed
+            args = tuple(x.view_as(x) if isinstance(x, Tensor) else x for x in args)
+            named = {n: x.view_as(x) if isinstance(x, Tensor) else x for n, x in kwargs.items()}
+            found = cast(Any, self).forward(*args, grad=False, **named)
+            batch.extras["unmixed_forward"] = found
+        return found

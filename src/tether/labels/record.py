@@ -17,6 +17,7 @@ from torch import Tensor
 from tether.batch import Batch
 from tether.catalogue import MethodInfo
 from tether.engine.state import rank
+from tether.engine.taps import wide
 from tether.errors import ConfigError, TetherError
 from tether.files import read_json, replaced_file, write_json
 from tether.method import Method
@@ -115,7 +116,8 @@ class SampleRecord(Method):
     probability, the weight other methods gave it, the predicted class, and the class it was
     trained on where other methods had corrected the label. And for every sample the sum of its
     predicted probabilities over the epochs. All of it comes from the forward that trains, so it
-    costs no forward of its own. ``tether labels find`` ranks samples by it.
+    costs no forward of its own; but beside methods that mix samples it takes one more, without a
+    graph, on the unmixed inputs. ``tether labels find`` ranks samples by it.
 
     Works in any loop, under accumulation, on several processes and with resuming, beside any
     methods: ``attach(model, [ELR(), SampleRecord("record")], ...)``. A sample that is drawn twice
@@ -182,8 +184,11 @@ class SampleRecord(Method):
     def penalty(self, batch: Batch) -> Tensor:
         """Note the batch, once its loss was found finite; gives zero."""
         with torch.no_grad():
-            index, logits = batch.need_index(), batch.logits.detach()
-            rows, given, shares = self._seen(batch, logits)
+            index, clean = batch.need_index(), self.ctx.unmixed(batch)
+            logits = wide(batch.logits.detach() if clean is None else clean.logits)
+            rows, given, shares = self._seen(batch, logits, mixed=clean is not None)
+            if clean is not None:  # rows may have been added
+                shares = shares / (index[:, None] == index[None, :]).sum(1, keepdim=True)
             # rows that do not count (label -100) keep what stood there
             if batch.mask is not None:
                 rows = torch.where(batch.mask[:, None], rows, self.now[index])
@@ -199,7 +204,7 @@ class SampleRecord(Method):
         self.ctx.defer(write)
         return logits.new_zeros(())
 
-    def _seen(self, batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _seen(self, batch: Batch, logits: Tensor, *, mixed: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Packed columns, given labels and probabilities of a batch."""
         weights = batch.weights
         weight = logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
@@ -207,12 +212,13 @@ class SampleRecord(Method):
             labels = batch.labels.reshape(logits.shape)
             numbers = multi_label_columns(logits, labels)
             worst = numbers[3]
-            target = batch.targets.reshape(logits.shape).gather(1, worst[:, None]).squeeze(1) > 0.5
+            trained = labels if mixed else batch.targets.reshape(logits.shape)
+            target = trained.gather(1, worst[:, None]).squeeze(1) > 0.5
             shares, given = logits.sigmoid(), (labels > 0.5).to(self.given.dtype)
         else:
             labels = class_indices(batch.labels).clamp(min=0)
             numbers = class_columns(logits, labels)
-            target = class_indices(batch.targets).clamp(min=0)
+            target = labels if mixed else class_indices(batch.targets).clamp(min=0)
             shares, given = logits.softmax(1), labels.to(self.given.dtype)
         rows = packed([*numbers[:3], weight], [numbers[3], target.long()])
         return rows, given, shares
@@ -250,6 +256,7 @@ class SampleRecord(Method):
 SampleRecord.info = MethodInfo(
     name="sample_record", cls=SampleRecord, kind="targets", cost="light",
     needs=("class_labels", "index", "epochs"), losses=("cross_entropy", "binary_cross_entropy"),
+    takes_mixed=True,
 )  # fmt: skip
 
 

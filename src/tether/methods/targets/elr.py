@@ -10,6 +10,7 @@ from torch import Tensor
 from tether.batch import Batch
 from tether.catalogue import register
 from tether.method import Method
+from tether.methods.inputs.mixing import mix_rows
 from tether.methods.targets.rows import average_duplicates, class_indices
 from tether.schedule import ScheduleLike
 
@@ -87,6 +88,7 @@ def update_running_targets_(table: Tensor, index: Tensor, probs: Tensor, *, beta
     cost="light",
     losses=("cross_entropy",),
     neutral={"weight": 0.0},
+    takes_mixed=True,
     search_space={"weight": ("log", 0.3, 10.0), "beta": ("uniform", 0.5, 0.99)},
 )
 class EarlyLearningRegularization(Method):
@@ -104,11 +106,11 @@ class EarlyLearningRegularization(Method):
         t_i <- beta t_i + (1 - beta) q_i            first, for the samples of the batch
         penalty = mean_i log(1 - <t_i, p_i>)        then, with the new rows
 
-    Unlabelled samples (label -100) take part. For the two-network variant, ELR+, give further
-    keyword arguments to the loss: ``target_probs``, predictions ``[N, C]`` on the unmixed inputs
-    by the weight average of the other network, feed the table; ``mix=(permutation, lam)`` mixes
-    the rows as the inputs were mixed, ``lam t + (1 - lam) t[permutation]``. A whole recipe is
-    ``examples/elr_plus.py``.
+    Beside mixup or CutMix q comes from the unmixed inputs (one forward more), and each prediction
+    is held to its rows mixed as the inputs were. Unlabelled samples (label -100) take part. The
+    two-network variant is :class:`~tether.ELRPlus`. ``target_probs`` given to the loss,
+    predictions ``[N, C]`` by another network, feed the table in a loop of one's own, and
+    ``mix=(permutation, lam)`` mixes its rows.
 
     Args:
         weight: lambda, >= 0, schedulable (default 3; paper: 3 on CIFAR-10, 7 on CIFAR-100, 1 for
@@ -161,7 +163,9 @@ class EarlyLearningRegularization(Method):
         index = batch.need_index()
         probs = batch.extras.get("target_probs")
         if probs is None:
-            probs = clamped_probabilities(batch.logits.detach(), self.eps)
+            clean = self.ctx.unmixed(batch)
+            logits = batch.logits if clean is None else clean.logits
+            probs = clamped_probabilities(logits.detach(), self.eps)
             probs = probs / probs.sum(dim=-1, keepdim=True)
         with torch.no_grad():
             moved = moved_targets(self.running_targets, index, probs, beta=self.beta)
@@ -174,9 +178,7 @@ class EarlyLearningRegularization(Method):
         mix = batch.extras.get("mix")
         if mix is None:
             return elr_penalty(batch.logits, rows, eps=self.eps)
-        permutation, lam = mix
-        mixed = lam * rows + (1.0 - lam) * rows[permutation]
-        return elr_penalty(batch.logits, mixed, eps=self.eps)
+        return elr_penalty(batch.logits, mix_rows(rows, *mix), eps=self.eps)
 
     def labels(self) -> Tensor:
         """Class of the largest running target of every sample, int64 ``[n]``; -1 if never seen."""
