@@ -61,7 +61,8 @@ def check_needs(handle: Handle) -> None:
         if "source_head" in info.needs and handle.source_head is None:
             raise TetherError(
                 f"method {name!r} needs the pretrained model's own head: "
-                "attach(..., source_head=...)"
+                "attach(..., source_head=...); tether tune takes it from the file or hub model "
+                "that gave the weights, where that has one"
             )
         scheduled = [o for o, s in method.schedules().items() if s.needs_horizon]
         if ("horizon" in info.needs or scheduled) and not handle.has_horizon:

@@ -32,6 +32,7 @@ REDUCTIONS = ("sum_of_means", "official")
     cost="forward",
     losses=("cross_entropy",),
     neutral={"weight": 0.0},
+    conflicts=("adamixup", "cutmix", "decoupled_mixup", "elr_plus", "mixup"),  # hard labels
     batch_statistics=True,  # a batch meets the queue that batches before it left
     search_space={"weight": ("log", 0.1, 10.0), "queue_size": ("int", 64, 2048)},
 )
