@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,14 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tether
+from tether.engine.checks import batch_entries
+from tether.engine.taps import find_head, width
 
 BATCH_SIZE = 16
 NUM_CLASSES = 10
+SOURCE_CLASSES = 1000
 IMAGE = 64
 
 #: Options under which every method acts from the first step on.
 ACTING: dict[str, dict[str, Any]] = {
     "confidence_reweighting": {"start_epoch": 1},
+    "masked_prediction": {},  # the patches of its example are those of a tiny image
     "self_label_correction": {"start_epoch": 1},
     "regsl": {
         "radius": 2.0,
@@ -62,13 +67,27 @@ def make_data(batches: int = 10) -> TensorDataset:
     return TensorDataset(images, torch.arange(count) % NUM_CLASSES)
 
 
+def fitting(name: str, methods: list[str]) -> list[str]:
+    """Those of the methods that a model can be prepared for (batch norm is not in every one)."""
+    found = []
+    for method in methods:
+        try:
+            tether.prepare(MODELS[name](), make_method(method))
+        except tether.TetherError as reason:
+            print(f"{name}: {reason}", file=sys.stderr)
+        else:
+            found.append(method)
+    return found
+
+
 class Trainer:
     """A model in training, plain or with one method; ``step()`` makes one step.
 
     Args:
         make_model: makes the model; all trainers get the same weights.
         data: samples to train on.
-        method: name of a registered method; ``""`` attaches none; None leaves tether out.
+        method: name of a registered method, or several with ``+`` between them; ``""`` attaches
+            none; None leaves tether out.
     """
 
     def __init__(
@@ -76,26 +95,43 @@ class Trainer:
     ) -> None:
         torch.manual_seed(0)
         self.model = make_model().train()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
+        methods = [make_method(name) for name in (method or "").split("+") if name]
+        tether.prepare(self.model, methods)
+        self.optimizer = torch.optim.SGD(
+            [p for p in self.model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9
+        )
         loader = DataLoader(data, BATCH_SIZE)
         self.reg: tether.Handle | None = None
-        self.loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+        self.wanted: Mapping[str, str] = {}
+        self.loss: Callable[..., Tensor] = nn.functional.cross_entropy
         if method is not None:
-            methods = [make_method(method)] if method else []
             self.reg = tether.attach(
-                self.model, methods, self.optimizer, train_data=data, epochs=10_000
-            )
+                self.model, methods, self.optimizer, train_data=data, valid_data=data,
+                epochs=10_000, source_head=source_head,
+            )  # fmt: skip
             self.loss = self.reg.loss
+            self.wanted = batch_entries(self.reg.methods)
         self.batches = self._forever(loader)
 
     def _forever(self, loader: DataLoader[Any]) -> Iterator[Any]:
         while True:
             yield from loader if self.reg is None else self.reg.batches(loader)
 
+    def _entries(self, x: Tensor) -> dict[str, Any]:
+        """What a data layer adds to a batch, where a method asks for it."""
+        if not self.wanted:
+            return {}
+        found = {
+            "views": [x.flip(-1), x.flip(-2)],
+            "domains": torch.arange(len(x)) % 2,
+            "unlabelled": x.flip(-1),
+        }
+        return {name: found[name] for name in self.wanted}
+
     def step(self) -> None:
         """Fetch a batch, forward, loss, backward, update."""
         x, y = next(self.batches)
-        loss = self.loss(self.model(x), y)
+        loss = self.loss(self.model(x), y, **self._entries(x))
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

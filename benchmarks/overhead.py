@@ -15,7 +15,7 @@ import torch
 import tether
 from benchmarks.adarand import head_memory, measure_sizes
 from benchmarks.measure import interleaved, paired_ratio, peak_memory, range_times
-from benchmarks.models import MODELS, Trainer, make_data
+from benchmarks.models import MODELS, Trainer, fitting, make_data
 from benchmarks.tables import as_markdown
 from tether.machine import describe_machine
 
@@ -93,8 +93,9 @@ def main() -> int:
 
     # children are forked first, while this process is small: what they use is then their own
     heads = head_memory()
-    memory = {name: measure_memory(name, methods) for name in options.models}
-    models = {name: measure_time(name, methods, options.rounds) for name in options.models}
+    rows_of = {name: fitting(name, methods) for name in options.models}
+    memory = {name: measure_memory(name, rows_of[name]) for name in options.models}
+    models = {name: measure_time(name, rows_of[name], options.rounds) for name in options.models}
     for name, rows in models.items():
         for row in rows:
             row["peak_mib"] = memory[name][row["variant"]]
