@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -242,16 +239,3 @@ def test_wrong_labels_of_digits_are_not_memorised_and_are_found(seed: int) -> No
     assert found["elr"][1] < 0.08 and found["plain"][1] > 0.15
     assert float((flagged == data.wrong).float().mean()) > 0.95
     assert float(told[data.wrong].float().mean()) > 0.85
-
-
-def test_the_two_network_example_finds_the_wrong_labels(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("sklearn")
-    script = Path(__file__).parents[2] / "examples" / "elr_plus.py"
-    monkeypatch.setattr("sys.argv", [str(script), "--epochs", "15"])
-    result = runpy.run_path(str(script))["main"]()
-    assert result["test_accuracy"] > 0.88
-    assert result["suspects_that_are_wrong"] > 0.9
-    assert result["wrong_labels_found"] > 0.8
-    assert "test accuracy" in capsys.readouterr().out

@@ -92,3 +92,36 @@ def co_teaching_losses(first: Array, second: Array, forget_rate: float) -> tuple
     mine = float(np.mean([first[i] for i in kept(second, forget_rate)]))
     theirs = float(np.mean([second[i] for i in kept(first, forget_rate)]))
     return mine, theirs
+
+
+# -- ELR+ ----------------------------------------------------------------------------------------
+
+
+def elr_plus_step(
+    logits: Array, told: Array, table: Array, index: list[int], targets: Array,
+    permutation: list[int], lam: list[float], beta: float, refine: bool = False,
+    eps: float = 1e-4,
+) -> tuple[float, float, Array]:  # fmt: skip
+    """One network's cross-entropy, its term and its table; ``told``: the other's average."""
+    table = table.copy()
+    for row, sample in enumerate(index):
+        table[sample] = beta * table[sample] + (1 - beta) * softmax(told[row])
+    running = np.array([table[sample] for sample in index])
+    mixed = np.array(
+        [lam[i] * running[i] + (1 - lam[i]) * running[permutation[i]] for i in range(len(index))]
+    )
+    targets = targets.copy()
+    if refine:
+        for i in range(len(index)):
+            targets[i] = targets[i] * mixed[i] / sum(targets[i] * mixed[i])
+    pull = 0.0
+    for z, t in zip(logits, mixed, strict=True):
+        p = np.clip(softmax(z), eps, 1 - eps)
+        pull += math.log(1 - float((t * p).sum())) / len(logits)
+    return soft_cross_entropy(logits, targets), pull, table
+
+
+def average_decay(step: int, decay: float, ramp_steps: int) -> float:
+    if ramp_steps:
+        return math.exp(-5 * (1 - min(step, ramp_steps) / ramp_steps) ** 2) * decay
+    return min(1 - 1 / (step + 1), decay)

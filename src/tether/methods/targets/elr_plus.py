@@ -42,10 +42,9 @@ class ELRPlus(PairMixing):
     """Early-Learning Regularization with two networks, their weight averages, and mixup.
 
     The targets of each network come from the weight average of the *other* on inputs that are not
-    mixed, so that neither is confirmed in its own mistakes. Helps as
-    :class:`~tether.EarlyLearningRegularization` does, with more wrong labels, and at the price of
-    two networks. Hurts where that hurts; mixup underfits in a few epochs (a smaller ``alpha``).
-    Inputs are mixed as by :class:`~tether.Mixup`, for both networks alike.
+    mixed, so that neither is confirmed in its own mistakes. Helps and hurts where
+    :class:`~tether.EarlyLearningRegularization` does, with more wrong labels; mixup underfits in
+    a few epochs (a smaller ``alpha``). Inputs are mixed as by :class:`~tether.Mixup`, for both.
 
     In a step, with the average a_1 of network 1 and a_2 of network 2, for each network k and the
     other one, o::
@@ -128,20 +127,21 @@ class ELRPlus(PairMixing):
         self._pull: Tensor | None = None
         self.second_network = second_network(ctx, self.second)
         self.averages: list[nn.Module] = []
+
+        def decay() -> float:
+            return average_decay(ctx.step, self.ema_decay, self.ema_ramp_steps)
+
         for name, net in (("average", ctx.model), ("second_average", self.second_network)):
             own = copy.deepcopy(net).requires_grad_(False)
-            self.averages.append(ctx.add_module(name, own, ema_of=net, ema_decay=self._decay))
+            self.averages.append(ctx.add_module(name, own, ema_of=net, ema_decay=decay))
         for name in ("running_targets", "second_targets"):
             table = torch.zeros(ctx.num_samples, ctx.num_classes, device=ctx.device)
             self.add_state(name, table, "per_sample")
 
-    def _decay(self) -> float:
-        return average_decay(self.ctx.step, self.ema_decay, self.ema_ramp_steps)
-
     def sample_loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of each row, of both networks; their terms on running targets wait."""
-        ctx, second = self.ctx, self.second_network
-        others = wide_logits(ctx.forward(weights=second).logits)
+        ctx = self.ctx
+        others = wide_logits(ctx.forward(weights=self.second_network).logits)
         losses, pull = torch.zeros_like(batch.logits[:, 0]), batch.logits.new_zeros(())
         tables = (self.running_targets, self.second_targets)
         for logits, table, average in zip(
@@ -197,5 +197,4 @@ class ELRPlus(PairMixing):
         """How many samples were seen, and on what share of them the two tables agree."""
         seen = self.running_targets.sum(1) > 0
         same = self.running_targets.argmax(1) == self.second_targets.argmax(1)
-        count = int(seen.sum())
-        return {"seen": count, "agreement": float((same & seen).sum()) / max(1, count)}
+        return {"seen": int(seen.sum()), "agreement": float(same[seen].float().mean().nan_to_num())}
