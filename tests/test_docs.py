@@ -231,7 +231,9 @@ def test_every_flag_of_the_printed_commands_exists(
             check_methods(stage.config)
 
 
-@pytest.mark.parametrize("page", ["docs/tune.md", "docs/tune_training.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/tune.md", pytest.param("docs/tune_training.md", marks=pytest.mark.long)]
+)
 def test_the_printed_commands_run(page: str, tmp_path: Path) -> None:
     make_workspace(tmp_path)
     for name, text in files(page):

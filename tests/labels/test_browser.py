@@ -134,7 +134,7 @@ def test_keys_alone_and_the_server_killed(run, browser):
         page.context.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mouse_alone_and_the_browser_killed(run, playwright, tmp_path):
     rows = list(enumerate(suspects_of(run)[:CLICKS]))
     with serving(run, "--port", "0") as server:
