@@ -105,6 +105,8 @@ class Trainer:
         self.wanted: Mapping[str, str] = {}
         self.loss: Callable[..., Tensor] = nn.functional.cross_entropy
         if method is not None:
+            head = find_head(self.model, None, NUM_CLASSES)[1]
+            source_head = nn.Linear(int(width(head, "in") or 0), SOURCE_CLASSES)
             self.reg = tether.attach(
                 self.model, methods, self.optimizer, train_data=data, valid_data=data,
                 epochs=10_000, source_head=source_head,
