@@ -69,7 +69,7 @@ class MaskedPrediction(Method):
         ratio: share that is hidden, in (0, 1); None (default): 0.75 of the patches of an image,
             0.15 of the words of a text, 0.5 of the numbers of a row.
         patch: side of a patch in pixels, at least 1; None (default): that of a vision
-            transformer, else 16.
+            transformer, else 16. Networks that shrink their maps want 32 of 224 pixels.
         layer: what the decoder reads; None (default): the last norm or block before the head.
         source: ``"train"`` (default): the inputs of the batch; ``"unlabelled"``: a batch of inputs
             without labels (``tether tune --unlabelled``).
