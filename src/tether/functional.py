@@ -9,6 +9,7 @@ from tether.methods.features.calibration import procrustes_rotation, semantic_ca
 from tether.methods.features.channel_weights import attention_weights
 from tether.methods.features.class_moments import class_feature_statistics
 from tether.methods.features.class_relationship import class_relationship
+from tether.methods.features.conr_losses import conr_loss, label_density_weights
 from tether.methods.features.contrast import class_contrast, projected_contrast
 from tether.methods.features.feature_maps import feature_map_distances
 from tether.methods.features.feature_norm import feature_norm_penalty
@@ -46,10 +47,17 @@ from tether.methods.targets.elr import elr_penalty, update_running_targets_
 from tether.methods.targets.incremental_bce import incremental_losses
 from tether.methods.targets.prediction_distillation import prediction_distillation_losses
 from tether.methods.targets.ps_kd import blend_targets
+from tether.methods.targets.random_networks import (
+    distillation_cross_entropy,
+    interpolate_init_,
+    neighborhood_init_,
+    random_teacher,
+)
 from tether.methods.targets.self_label_correction import correct_labels
 from tether.methods.targets.small_loss import small_loss_selection
 from tether.methods.weights.anchors import negative_direction, repulsion_penalty
 from tether.methods.weights.averaging import ema_share, ema_update_, interpolate, uniform_soup
+from tether.methods.weights.compander import compand, expand_inverse
 from tether.methods.weights.envelope import group_envelope
 from tether.methods.weights.ewc_fisher import accumulate_fisher
 from tether.methods.weights.fisher import diagonal_fisher
@@ -84,18 +92,22 @@ __all__ = [
     "class_contrast",
     "class_feature_statistics",
     "class_relationship",
+    "compand",
     "confidence_weighted_loss",
     "confidence_weights",
+    "conr_loss",
     "correct_labels",
     "cutmix",
     "decoupled_mixup_loss",
     "deepshape_",
     "diagonal_fisher",
+    "distillation_cross_entropy",
     "distillation_divergence",
     "elr_penalty",
     "ema_share",
     "ema_update_",
     "estimate_gg_shape",
+    "expand_inverse",
     "feature_map_distances",
     "feature_norm_penalty",
     "feature_proximity_loss",
@@ -109,7 +121,9 @@ __all__ = [
     "hidden_state_distillation",
     "incremental_losses",
     "interpolate",
+    "interpolate_init_",
     "intrusion_loss",
+    "label_density_weights",
     "log_stablemax",
     "mars_norm",
     "mixup",
@@ -117,6 +131,7 @@ __all__ = [
     "multi_sample_loss",
     "multi_view_centroid_loss",
     "negative_direction",
+    "neighborhood_init_",
     "nested_accuracy_curve",
     "nested_dropout",
     "orthogonalize_gradients_",
@@ -130,6 +145,7 @@ __all__ = [
     "projected_contrast",
     "radii_from_distances",
     "random_feature_regression",
+    "random_teacher",
     "repulsion_penalty",
     "rf8_quantize",
     "sample_ratio",

@@ -213,3 +213,17 @@ def voted(masks: list[list[bool]]) -> list[bool]:
         if sum(v >= needed for v in votes) >= fewest:
             return [v >= needed for v in votes]
     return [False] * len(votes)
+
+
+def compand(v: float, a: float, b: float, form: str) -> float:
+    if form == "arctan":
+        return a * math.atan(v / b)
+    if form == "tanh":
+        return a * math.tanh(v / b)
+    return a * math.copysign(1, v) * math.log(1 + 255 * abs(v) / b) / math.log(256)
+
+
+def arctan_slopes(v: float, a: float, b: float) -> tuple[float, float, float]:
+    """Printed derivatives of the arctangent form in v, a, b."""
+    bend = 1 + (v / b) ** 2
+    return a / b / bend, math.atan(v / b), -a * v / b**2 / bend

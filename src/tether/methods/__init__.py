@@ -6,6 +6,7 @@ from tether.methods.features.adarand import AdaRand
 from tether.methods.features.bi_tuning import BiTuning
 from tether.methods.features.bss import BatchSpectralShrinkage
 from tether.methods.features.co_tuning import CoTuning
+from tether.methods.features.conr import ConR
 from tether.methods.features.delta import DELTA
 from tether.methods.features.dr_tune import DRTune
 from tether.methods.features.feature_alignment import FeatureAlignment
@@ -41,6 +42,7 @@ from tether.methods.targets.incremental_bce import IncrementalBCE
 from tether.methods.targets.label_smoothing import LabelSmoothing
 from tether.methods.targets.prediction_distillation import PredictionDistillation
 from tether.methods.targets.ps_kd import ProgressiveSelfDistillation
+from tether.methods.targets.random_teacher import RandomTeacher
 from tether.methods.targets.regsl import RegSL
 from tether.methods.targets.self_label_correction import SelfLabelCorrection
 from tether.methods.weights.distance_constraint import DistanceConstraint
@@ -52,6 +54,7 @@ from tether.methods.weights.layerwise_constraint import LayerwiseConstraint
 from tether.methods.weights.mask_sparsity import MaskSparsity
 from tether.methods.weights.proximal import ProximalStep
 from tether.methods.weights.rate_constraint import RateConstraint
+from tether.methods.weights.weight_compander import WeightCompander
 from tether.methods.weights.weight_repulsion import WeightRepulsion
 
 __all__ = [
@@ -67,6 +70,7 @@ __all__ = [
     "ClassWeights",
     "CoTeaching",
     "CoTuning",
+    "ConR",
     "ConfidenceReweighting",
     "CutMix",
     "DRTune",
@@ -98,6 +102,7 @@ __all__ = [
     "RandAugment",
     "RandReg",
     "RandomStartFGSM",
+    "RandomTeacher",
     "RateConstraint",
     "RegSL",
     "SGMPenalty",
@@ -105,5 +110,6 @@ __all__ = [
     "SelfLabelCorrection",
     "StableMax",
     "StochNorm",
+    "WeightCompander",
     "WeightRepulsion",
 ]
