@@ -39,6 +39,7 @@ from tether.measure.hessian import (
     hessian_distance,
     hessian_trace,
 )
+from tether.measure.imbalance import ShotMetrics, ShotRegion, shot_metrics
 from tether.measure.labels import (
     auroc,
     average_precision,
@@ -95,6 +96,8 @@ __all__ = [
     "NoiseCurve",
     "NoiseStability",
     "PacBayes",
+    "ShotMetrics",
+    "ShotRegion",
     "SoftmaxSaturation",
     "StabilityDifference",
     "abnormal_adversarial_fraction",
@@ -151,6 +154,7 @@ __all__ = [
     "reliability_curve",
     "robust_accuracy",
     "self_duality",
+    "shot_metrics",
     "simplex_deviation",
     "softmax_collapse_fraction",
     "softmax_saturation",
