@@ -120,8 +120,9 @@ class ProgressiveSelfDistillation(Method):
         self.add_state("alpha", 0.0)
         self.previous: nn.Module | None = None
         if self.source == "snapshot":
-            self.previous = ctx.add_module("previous", copy.deepcopy(ctx.model), None)
-            self.previous.requires_grad_(False)
+            self.previous = ctx.add_module(
+                "previous", copy.deepcopy(ctx.model).requires_grad_(False), None, reduce=False
+            )
             return
         table = torch.zeros(ctx.num_samples, ctx.num_classes, dtype=DTYPES[self.store_dtype])
         self.add_state("past", table.to(ctx.device), "per_sample")
