@@ -109,6 +109,13 @@ def test_layers_by_default_are_the_last_convolutions_of_the_stages():
             assert found == wanted
 
 
+@pytest.mark.parametrize(("count", "wanted"), [(3, "012"), (4, "0123"), (6, "1245"), (8, "1357")])
+def test_of_many_blocks_four_are_taken(count, wanted):
+    method = DELTA()
+    attach(nn.Sequential(*(nn.Linear(4, 4) for _ in range(count)), nn.Linear(4, 2)), method)
+    assert [layer.name for layer in method.chosen] == list(wanted)
+
+
 def test_the_penalty_is_the_distance_from_the_start_in_evaluation_mode():
     method = DELTA(weight=2.0, layers=["layer2", "layer3.0.conv2"])
     net, optimizer, reg = attached(method)

@@ -57,7 +57,7 @@ def _default_names(ctx: Context) -> list[str]:
         module if isinstance(modules.get(module), _CONVOLUTIONS) or group not in modules else group
         for group, module in last.items()
     ]
-    steps = [round((at + 1) * len(found) / MOST) - 1 for at in range(MOST)]
+    steps = [-(-(at + 1) * len(found) // MOST) - 1 for at in range(MOST)]
     return found if len(found) <= MOST else [found[step] for step in steps]
 
 
