@@ -17,6 +17,7 @@ from tests.models.tiny import bert_folder
 PAGES = (
     "README.md", "docs/index.md", "docs/tune.md", "docs/tune_training.md", "docs/diagnose.md",
     "docs/encode.md", "docs/labels.md", "docs/labels_review.md", "docs/compare.md",
+    "docs/continual.md", "docs/average.md",
 )  # fmt: skip
 NOT_RUN = "not run"
 _LAUNCHERS = re.compile(r"^(?:torchrun|accelerate launch) .*?-m tether ")
@@ -25,7 +26,10 @@ _LAUNCHERS = re.compile(r"^(?:torchrun|accelerate launch) .*?-m tether ")
 def make_workspace(folder: Path) -> None:
     """Write the files that the commands of the pages name."""
     rng = np.random.default_rng(0)
-    for name, classes in (("photos", ("cat", "dog", "owl")), ("new_photos", ("",))):
+    for name, classes in (
+        ("photos", ("cat", "dog", "owl")), ("new_photos", ("",)), ("animals", ("hen", "fox")),
+        ("tools", ("axe", "saw")),
+    ):  # fmt: skip
         for kind, label in enumerate(classes):
             _images(folder / name / label, 6, kind, rng)
     _table(folder / "photos.csv", ("path", "class", "camera"), [

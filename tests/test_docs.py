@@ -232,7 +232,13 @@ def test_every_flag_of_the_printed_commands_exists(
 
 
 @pytest.mark.parametrize(
-    "page", ["docs/tune.md", pytest.param("docs/tune_training.md", marks=pytest.mark.long)]
+    "page",
+    [
+        "docs/tune.md",
+        "docs/continual.md",
+        "docs/average.md",
+        pytest.param("docs/tune_training.md", marks=pytest.mark.long),
+    ],
 )
 def test_the_printed_commands_run(page: str, tmp_path: Path) -> None:
     make_workspace(tmp_path)
