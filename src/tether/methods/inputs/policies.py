@@ -101,8 +101,8 @@ def known_inputs(model: nn.Module, who: str, *, images: bool = False) -> tuple[s
     if found is None or (images and found[0] != "image"):
         wanted = "channels of its images" if images else "width of its inputs"
         raise TetherError(
-            f"method {who!r}: the {wanted} cannot be told from the model's first layer; give "
-            "policy=a module of your own"
+            f"method {who!r}: the {wanted} cannot be told from the model's first layer (texts "
+            "have none: mixup takes them); give policy=a module of your own"
         )
     return found
 

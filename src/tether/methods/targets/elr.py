@@ -163,22 +163,20 @@ class EarlyLearningRegularization(Method):
         index = batch.need_index()
         probs = batch.extras.get("target_probs")
         if probs is None:
-            clean = self.ctx.unmixed(batch)
-            logits = batch.logits if clean is None else clean.logits
+            logits = (self.ctx.unmixed(batch) or batch).logits
             probs = clamped_probabilities(logits.detach(), self.eps)
             probs = probs / probs.sum(dim=-1, keepdim=True)
         with torch.no_grad():
             moved = moved_targets(self.running_targets, index, probs, beta=self.beta)
             rows = moved.to(self.running_targets.dtype)
 
-        def write() -> None:
+        def write(rows: Tensor = rows) -> None:
             self.running_targets.index_copy_(0, index, rows)
 
         self.ctx.defer(write)
-        mix = batch.extras.get("mix")
-        if mix is None:
-            return elr_penalty(batch.logits, rows, eps=self.eps)
-        return elr_penalty(batch.logits, mix_rows(rows, *mix), eps=self.eps)
+        if "mix" in batch.extras:
+            rows = mix_rows(rows, *batch.extras["mix"])
+        return elr_penalty(batch.logits, rows, eps=self.eps)
 
     def labels(self) -> Tensor:
         """Class of the largest running target of every sample, int64 ``[n]``; -1 if never seen."""
