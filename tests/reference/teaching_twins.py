@@ -125,3 +125,27 @@ def average_decay(step: int, decay: float, ramp_steps: int) -> float:
     if ramp_steps:
         return math.exp(-5 * (1 - min(step, ramp_steps) / ramp_steps) ** 2) * decay
     return min(1 - 1 / (step + 1), decay)
+
+
+# -- random teachers -----------------------------------------------------------------------------
+
+
+def distillation(student: Array, teacher: Array, tau_s: float, tau_t: float) -> float:
+    total = 0.0
+    for z, t in zip(student, teacher, strict=True):
+        p, q = softmax(z / tau_s), softmax(t / tau_t)
+        total -= sum(float(q[k]) * math.log(p[k]) for k in range(len(z)))
+    return total / len(student)
+
+
+def projection(rows: Array, layers: list[tuple[Array, Array]], directions: Array) -> Array:
+    """Hidden layers with GELU, a bottleneck of unit length, cosines with every direction."""
+    out = []
+    for row in rows:
+        for at, (weight, bias) in enumerate(layers):
+            row = weight @ row + bias
+            if at < len(layers) - 1:
+                row = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in row])
+        unit = row / math.sqrt(float(row @ row))
+        out.append([float(unit @ d) / math.sqrt(float(d @ d)) for d in directions])
+    return np.array(out)
