@@ -24,6 +24,9 @@ def outputs(extras, forward):
             (forward(**view) if isinstance(view, dict) else forward(view)).logits
             for view in extras["views"]
         )
+    if "unlabelled_views" in extras:
+        assert len(extras["unlabelled_views"]) == 2
+        return sum(forward(view).logits.mean(0) for view in extras["unlabelled_views"])
     if "unlabelled" in extras:
         return forward(**extras["unlabelled"]).logits.mean(0)
     if "pairs" in extras:
@@ -88,6 +91,8 @@ class Collate:
         batch = default_collate(items)
         if self.need == "unlabelled":
             batch["unlabelled"] = {"x": batch["x"].flip(-1)[:5]}
+        elif self.need == "unlabelled_views":
+            batch["unlabelled_views"] = torch.stack([batch["x"].flip(-1)[:5], batch["x"][:5]])
         elif self.need == "pairs":
             batch["pairs"] = {"chosen": batch["x"][:3], "rejected": batch["x"][3:6]}
         return batch
