@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,7 +57,15 @@ MODELS: dict[str, Callable[[], nn.Module]] = {"resnet18": make_resnet, "vit": ma
 def make_method(name: str) -> tether.Method:
     """A registered method under its defaults, or under options with which it acts."""
     options = ACTING.get(name, tether.method_info(name).example)
+    if "anchors" in options:  # weights to stay away from, instead of a file
+        options = {**options, "anchors": other_weights()}
     return tether.create_method(name, **options)
+
+
+@cache
+def other_weights() -> dict[str, Tensor]:
+    """Weights of every model here, drawn anew; each finds its own by their names."""
+    return {name: t.detach() for make in MODELS.values() for name, t in make().named_parameters()}
 
 
 def make_data(batches: int = 10) -> TensorDataset:
@@ -69,10 +78,10 @@ def make_data(batches: int = 10) -> TensorDataset:
 
 def fitting(name: str, methods: list[str]) -> list[str]:
     """Those of the methods that a model can be prepared for (batch norm is not in every one)."""
-    found = []
+    found, data = [], make_data(1)
     for method in methods:
         try:
-            tether.prepare(MODELS[name](), make_method(method))
+            Trainer(MODELS[name], data, method)
         except tether.TetherError as reason:
             print(f"{name}: {reason}", file=sys.stderr)
         else:
