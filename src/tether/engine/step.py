@@ -38,6 +38,8 @@ class StepMaker:
         self._transformed = False
         #: What they left for the loss of that batch.
         self._carried: dict[str, Any] = {}
+        #: Rows of that batch, as a multiple of those that the loader gave.
+        self._grown = 1.0
         self._relabel = handle.acting("transform_targets")
         self._replace = handle.acting("sample_loss")
         self._weigh = handle.acting("weight_samples")
@@ -77,6 +79,7 @@ class StepMaker:
             stream.rows, self.row_weights = batch.index, batch.weights
             self._transformed = True
             self._carried = dict(batch.extras)
+            self._grown = len(batch.targets) / max(len(targets), 1)
             if hasattr(given, "items"):
                 own = {n: self._carried.pop(n) for n in self.entries if n in batch.extras}
                 key = next(k for k in LABEL_KEYS if k in given)
@@ -118,6 +121,7 @@ class StepMaker:
         handle.micro_step += 1
         handle.taps.clear()
         self.inputs = self.row_weights = handle.taught = None
+        self._grown = 1.0
         if self._carried:  # it belongs to one loss
             self._carried, self._transformed = {}, False
         return total
@@ -238,7 +242,7 @@ class StepMaker:
             batch.targets = targets
         share: float | Tensor | None = None
         if num_items is not None:
-            share = self._items(batch) / num_items
+            share = self._items(batch) / (num_items * self._grown)
         mean = self._task(batch)
         total = mean if share is None else mean * share
         parts = {"task": mean.detach()}

@@ -180,12 +180,10 @@ class TetherMixin(_Trainer):  # type: ignore[misc]
         labels = inputs.pop(label_name(self, inputs))
         transforms = handle.acting("transform_batch") if training else []
         if transforms:
-            rows, handle.stream.rows, index = len(labels), index, None
+            handle.stream.rows, index = index, None
             given = {**inputs, "labels": labels}
             inputs = dict(next(handle.maker.transformed(iter([given]), transforms)))
             labels = inputs.pop("labels")
-            if len(labels) != rows:  # the number of items in the whole batch is not known then
-                whole = None
         extras = take_entries(self._tether_entries, inputs)
         if shifts_labels(self.model):
             labels = shifted(handle.task, labels)
