@@ -87,10 +87,11 @@ class SequenceResult:
             average 0.6000, forgetting 0.4000 (global 0.2000, with the task known 0.4000)
         """
         width = max(8, *(len(name) for name in self.tasks))
-        lines = [f"{'accuracy on':<18}" + "".join(f" {name:>{width}}" for name in self.tasks)]
+        left = max(18, *(len(f"after {name}") for name in self.tasks))
+        lines = [f"{'accuracy on':<{left}}" + "".join(f" {name:>{width}}" for name in self.tasks)]
         for name, row in zip(self.tasks, self.matrix, strict=True):
             cells = "".join(f" {_cell(value):>{width}}" for value in row)
-            lines.append(f"{'after ' + name:<18}{cells}")
+            lines.append(f"{'after ' + name:<{left}}{cells}")
         transfer = self.forward_transfer
         lines.append(
             f"average {self.average_accuracy:.4f}, forgetting {self.forgetting:.4f} (global "

@@ -134,8 +134,9 @@ class Tasks:
             return [math.nan if value is None else value for value in given]
 
         names = self.sources[-1].class_names
+        short = [Path(item).stem for item in self.items]
         return SequenceResult(
-            self.items,
+            short if len(set(short)) == len(short) else self.items,
             [[names[k] for k in own] for own in self.classes],
             [len(table) for table in self.tables()],
             [numbers(row["matrix"]) for row in rows],
