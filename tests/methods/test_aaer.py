@@ -14,7 +14,7 @@ from tests.reference import layer_input_twins as twins
 from tether import AbnormalAdversarialRegularization as AAER
 from tether import RandomStartFGSM, TetherError, attach
 from tether.functional import abnormal_adversarial_penalty
-from tether.measure import abnormal_adversarial_fraction
+from tether.measure import Attack, abnormal_adversarial_fraction, robust_accuracy
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused() -> None:
 # -- digits --------------------------------------------------------------------------------------
 
 
-def fit(seed: int, epsilon: float, methods: list, epochs: int) -> tuple[list[float], nn.Module]:
+def fit(seed: int, methods: list, epochs: int) -> tuple[list[float], nn.Module]:
     """Share of abnormal samples in every epoch."""
     x, y = images()
     torch.manual_seed(seed)
@@ -218,3 +218,23 @@ def fit(seed: int, epsilon: float, methods: list, epochs: int) -> tuple[list[flo
                 optimizer.step()
             shares.append(reg.measure()["aaer"]["abnormal_fraction"])
     return shares, net
+
+
+def test_the_alarm_tells_a_collapse_on_digits() -> None:
+    x, y = images()
+    test = [(x[1300:1500], y[1300:1500])]
+    for seed in range(3):
+        seen = []
+        for epsilon, step in ((0.15, 1.25), (0.5, 2.0)):
+            attack = RandomStartFGSM(epsilon, step_size=step * epsilon, bounds=[0, 1])
+            shares, net = fit(seed, [attack, AAER(weight=0.0)], 8)
+            strong = Attack(epsilon, steps=10, step_size=epsilon / 4)
+            rows = robust_accuracy(
+                net, test, blur=(), noise=(), attacks=[strong], bounds=(0, 1)
+            )  # fmt: skip
+            own = abnormal_adversarial_fraction(net, test, epsilon=epsilon, bounds=(0.0, 1.0))
+            seen.append((max(shares), rows[1].accuracy, own))
+        (calm, withstood, own_calm), (wild, nothing, own_wild) = seen
+        assert calm < 0.02 and own_calm < 0.02 and withstood > 0.3, seen
+        assert wild > 0.2 and nothing < 0.05, seen
+        assert own_wild > own_calm, seen
