@@ -50,7 +50,7 @@ NEED_TEXT = {
     "views": "further views of each sample, augmented independently, with each batch: `views=`",
     "domains": "a domain index for each sample, with each batch: `domains=`",
     "unlabelled": "a batch of inputs without labels, with each batch: `unlabelled=`",
-    "unlabelled_views": "further views of each unlabelled input: `unlabelled_views=`",
+    "unlabelled_views": "further views of each of them, with each batch: `unlabelled_views=`",
     "pairs": "a batch of preference pairs, with each batch: `pairs=`",
 }
 COST_TEXT = {

@@ -216,7 +216,7 @@ def test_the_page_of_a_method_shows_it_in_a_loop_that_runs(need, monkeypatch):
     from method_pages import loop_example, method_page
 
     info = method_info(f"asking_{need}")
-    page = method_page(info)
+    page = method_page(info, [])
     assert f"with each batch: `{need}=`" in page
     assert ("3 of a sample" in page) == (need == "views")
     lines = [line for line in loop_example(info) if "```" not in line]
