@@ -23,6 +23,7 @@ IMAGE = 64
 #: Options under which every method acts from the first step on.
 ACTING: dict[str, dict[str, Any]] = {
     "confidence_reweighting": {"start_epoch": 1},
+    "rate_constraint": {"weight": 1e-3},  # at every tenth update, as by default
     "masked_prediction": {},  # the patches of its example are those of a tiny image
     "self_label_correction": {"start_epoch": 1},
     "regsl": {

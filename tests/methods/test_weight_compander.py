@@ -186,3 +186,19 @@ def test_weights_gather_near_a_bound_instead_of_near_zero() -> None:
         assert mapped["kurtosis"] < plain["kurtosis"] - 1.0, rows
         assert mapped["largest"] < 0.6 * plain["largest"], rows
         assert mapped["accuracy"] > plain["accuracy"] - 0.03, rows
+
+
+def test_the_fast_arctangent_is_the_plain_one_also_twice_differentiated() -> None:
+    weight = torch.randn(300, 400, dtype=torch.float64)
+    mapped = Compander(weight, "arctan", 1.3, 0.9, learnable=True).double()
+    v = mapped.right_inverse(weight).requires_grad_()
+    raw = (v, mapped.a_raw, mapped.b_raw)
+    price = torch.randn_like(weight)
+    plain = compand(v, *mapped.pair())
+    torch.testing.assert_close(mapped(v), plain)
+    found = torch.autograd.grad((mapped(v) * price).sum(), raw)
+    for one, other in zip(found, torch.autograd.grad((plain * price).sum(), raw), strict=True):
+        torch.testing.assert_close(one, other)
+    small = Compander(weight[:2, :2], "arctan", 1.3, 0.9, learnable=False).double()
+    x = v.detach()[:2, :2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(small, (x,)) and torch.autograd.gradgradcheck(small, (x,))

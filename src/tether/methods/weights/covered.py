@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def covered(ctx: Context, include: Include = None, *, head: bool = False) -> lis
     return found
 
 
-def pieces(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+def pieces(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """The same pieces of several tensors of one shape, which share their memory; None stays."""
     known = [tensor for tensor in tensors if tensor is not None]
     first = known[0]
