@@ -137,7 +137,7 @@ class PolicyNoiseMask(Method):
         policy = self.policy
         if not isinstance(policy, nn.Module):
             policy = mask_policy(policy, ctx.model, self.info.name, cells)
-        adam = partial(torch.optim.Adam, lr=self.policy_lr)
+        adam = partial(torch.optim.Adam, lr=self.policy_lr, fused=True)
         self.network = ctx.add_module("policy", policy, adam)
         for name in ("base_alpha", "base_beta"):
             self.add_state(name, torch.rand(1, cells).to(ctx.device))
