@@ -35,6 +35,7 @@ def hidden_state_distillation(
         reduction: over d, ``"mean"`` or ``"sum"``; over tokens, then samples, it is the mean.
 
     Example:
+        >>> import torch
         >>> hidden_state_distillation(torch.ones(2, 3, 4), torch.zeros(2, 3, 4), reduction="sum")
         tensor(4.)
     """
