@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tether.batch import Batch
 from tether.catalogue import register
 from tether.method import Method
+from tether.methods.records import change_record
 from tether.methods.targets.rows import average_duplicates
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def alpha_in_epoch(epoch: int, progress: float, alpha_max: float) -> float:
     "ps_kd",
     kind="targets",
     paper="arXiv:2006.12000",
-    needs=("class_labels", "index", "epochs", "horizon", "inputs"),
+    needs=("class_labels", "index", "epochs", "horizon"),
     cost="light",
     losses=("cross_entropy",),
     neutral={"alpha_max": 0.0},
@@ -114,6 +115,8 @@ class ProgressiveSelfDistillation(Method):
         self.alpha_max = alpha_max
         self.source = source
         self.store_dtype = store_dtype
+        if source == "snapshot":  # which asks the network itself, in place of a table
+            change_record(self, needs=("class_labels", "epochs", "horizon", "inputs"))
 
     def setup(self, ctx: Context) -> None:
         """Declare the table, or take a copy of the model for the weights of the epoch before."""
