@@ -38,9 +38,14 @@ def ema_update_(averages: list[Tensor], weights: list[Tensor], share: float | Te
         >>> average
         [tensor([0.2500])]
     """
-    pull = torch._foreach_sub(weights, averages)
-    torch._foreach_mul_(pull, share)
-    torch._foreach_add_(averages, pull)
+    if isinstance(share, Tensor):
+        if share.device.type != "cpu":  # whose numbers are not waited for
+            pull = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(pull, share)
+            torch._foreach_add_(averages, pull)
+            return
+        share = float(share.numpy())
+    torch._foreach_lerp_(averages, weights, share)  # one pass, nothing is written out between
 
 
 def interpolate(

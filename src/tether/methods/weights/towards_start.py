@@ -42,6 +42,12 @@ def add_gradients_(ctx: Context, pulled: list[Pulled], weight: float, form: str)
                         [moving[i].start for i in bucket], weight)  # fmt: skip
             continue
         gaps = differences([params[i] for i in bucket], [moving[i].start for i in bucket])
+        weighed = [f for f in (moving[i].fisher for i in bucket) if f is not None]
+        same = all(f.dtype == gap.dtype for f, gap in zip(weighed, gaps, strict=False))
+        if form == "l2_sp" and scale is None and len(weighed) == len(gaps) and same:
+            near = [f.to(gap.device) for f, gap in zip(weighed, gaps, strict=True)]
+            torch._foreach_addcmul_([grads[i] for i in bucket], gaps, near, value=weight)
+            continue
         if form == "l1_sp" or form == "group_lasso_sp" or moving[0].fisher is not None:
             fishers = [moving[i].fisher for i in bucket]
             gaps = [
