@@ -15,6 +15,9 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Biased variance and mean of each channel ``[C]``, in float32 or wider, without a graph."""
     wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    if wide.device.type == "cpu" and not torch.compiler.is_compiling():  # four times as fast there
+        mean, variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
+        return variance, mean
     return torch.var_mean(wide, dim=[0, *range(2, x.ndim)], correction=0)
 
 
