@@ -36,6 +36,15 @@ def test_it_agrees_with_its_twin(rescale: bool) -> None:
             assert float(g.norm()) == pytest.approx(float(given.norm()))
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_layouts_do_not_matter(layout: torch.memory_format) -> None:
+    w, g = normal(4, 3, 2, 2), normal(4, 3, 2, 2, seed=1)
+    wanted = twins.orthogonal_gradient(g.numpy(), w.numpy(), True)
+    g = g.contiguous(memory_format=layout)
+    orthogonalize_([g], [w.contiguous(memory_format=torch.channels_last)])
+    np.testing.assert_allclose(g.numpy(), wanted, atol=1e-12)
+
+
 def test_twice_is_once_and_scales_do_not_matter() -> None:
     w, g = normal(4, 6), normal(4, 6, seed=1)
     once = g.clone()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.errors import TetherError
-from tether.methods.weights.many import buckets, distances
+from tether.methods.weights.many import distances
 from tether.methods.weights.projections import wide_dtype
 
 Total = Callable[[Tensor], Tensor]
@@ -35,25 +35,18 @@ def orthogonalize_(
 
     Example:
         >>> grad = torch.tensor([[1.0, 2.0]])
-        >>> cosines = orthogonalize_([grad], [torch.tensor([[3.0, 0.0]])], rescale=False)
+        >>> cosines = orthogonalize_([grad], [torch.tensor([[2.0, 0.0]])], rescale=False)
         >>> grad, cosines
         (tensor([[0., 2.]]), tensor([0.4472]))
     """
-    products = []
-    for run in buckets(weights):
-        both = torch._foreach_mul([weights[i] for i in run], [grads[i] for i in run])
-        products += [part.sum(dtype=wide_dtype(part)) for part in both]
-    dots = torch.stack(products)
+    dots = torch.stack([_dot(w, g) for w, g in zip(weights, grads, strict=True)])
     dots = dots if total is None else total(dots)
     nothing: list[Tensor | None] = [None] * len(grads)
     sizes = torch.stack(distances(weights, nothing, total=total))
     before = torch.stack(distances(grads, nothing, total=total))
     shares = (dots / (sizes.square() + eps)).unbind()
-    for run in buckets(weights):
-        along = torch._foreach_mul(
-            [weights[i] for i in run], [shares[i].to(weights[i].dtype) for i in run]
-        )
-        torch._foreach_sub_([grads[i] for i in run], along)
+    for grad, weight, share in zip(grads, weights, shares, strict=True):
+        grad.addcmul_(weight, share.to(weight.dtype), value=-1.0)  # writes no product out
     after = torch.stack(distances(grads, nothing, total=total))
     rounding = after.new_tensor([8 * torch.finfo(grad.dtype).eps for grad in grads])
     stretch = before / (after + eps) if rescale else torch.ones_like(after)
@@ -61,6 +54,18 @@ def orthogonalize_(
     torch._foreach_mul_(list(grads), [f.to(g.dtype) for f, g in zip(factors, grads, strict=True)])
     cosines: Tensor = dots / (sizes * before + eps)
     return cosines
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of the products, in float32 or wider; no product is written out where none must be."""
+    wide = wide_dtype(first)
+    if first.dtype == second.dtype == wide:
+        last = torch.channels_last
+        for layout in (torch.contiguous_format, *([last] if first.ndim == 4 else [])):
+            if all(t.is_contiguous(memory_format=layout) for t in (first, second)):
+                order = (0, 2, 3, 1) if layout is last else tuple(range(first.ndim))
+                return torch.dot(*(t.permute(order).reshape(-1) for t in (first, second)))
+    return (first.to(wide) * second.to(wide)).sum()
 
 
 def orthogonalize_gradients_(

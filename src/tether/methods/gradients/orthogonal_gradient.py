@@ -14,7 +14,7 @@ from tether.errors import TetherError
 from tether.method import Method
 from tether.methods.gradients.orthogonal import dense, orthogonalize_
 from tether.methods.weights.many import distances
-from tether.words import nearest
+from tether.words import listed, nearest
 
 if TYPE_CHECKING:
     from tether.engine.context import Context
@@ -98,7 +98,7 @@ class OrthogonalGradient(Method):
         names = [ref.name for ref in ctx.weights()]
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
-                near = nearest(pattern, names)
+                near = nearest(pattern, names) or f"; there are {listed(names, most=3)}"
                 raise TetherError(f"{ctx.name}: exclude={pattern!r} fits no parameter{near}")
         self._params = []
         self._cosines: list[Tensor] = []
