@@ -101,7 +101,7 @@ class GroupEnvelope(Method):
         if isinstance(weight, (int, float)) and not weight >= 0:
             raise ValueError(f"weight must be >= 0, got {weight!r}")
         if (isinstance(k, (int, float)) and not k > 0) or every < 1:
-            raise ValueError(f"k must be above 0 and every at least 1, got {k!r} and {every!r}")
+            raise ValueError(f"k must be above 0, every at least 1, got {k!r} and {every!r}")
         self.weight = weight
         self.k = k
         self.groups = groups
@@ -130,8 +130,7 @@ class GroupEnvelope(Method):
         # one row of group numbers a pool, padded with a group that is none
         pools = [self._count] if self.scope == "global" else counts
         rows = list(torch.split(torch.arange(self._count), pools))
-        padded = nn.utils.rnn.pad_sequence(rows, True, self._count)
-        self._pools = padded.to(ctx.device)
+        self._pools = nn.utils.rnn.pad_sequence(rows, True, self._count).to(ctx.device)
         self._sizes = torch.tensor(pools, dtype=torch.float64, device=ctx.device)
         self.add_state("alive", torch.ones(self._count, device=ctx.device))
 
