@@ -46,10 +46,6 @@ ARMS: dict[str, tuple[dict[str, dict[str, Any]], float, str]] = {
 }  # fmt: skip
 
 WORDS = """\
----
-orphan: true
----
-
 # Grokking
 
 Written by `python -m benchmarks.grokking --write` from the rows of `python -m benchmarks.grokking`

@@ -62,6 +62,7 @@ GROUPS = {
     "contract": Group(("tests/contract",), alone=()),
     "integrations": Group(("tests/integrations",)),
     "cli": Group(("tests/cli",)),
+    "continual": Group(("tests/continual", "tests/average")),
     "methods": Group(("tests/methods",)),
     "models": Group(("tests/models",)),
     "engine": Group(("tests/engine",)),

@@ -94,7 +94,11 @@ class ImageEncoder:
 
 
 def image_encoder(
-    preprocess: ImagePreprocess, *, train: bool, augment: str, input_name: str,
+    preprocess: ImagePreprocess,
+    *,
+    train: bool,
+    augment: str,
+    input_name: str,
     change: Callable[[Any], Any] | None = None,
 ) -> Callable[[Any], dict[str, Tensor]]:
     """What turns an image into a model's input; it can be pickled, so that workers have it.

@@ -9,9 +9,9 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from tether.engine.seeds import mix_seed
 from tether.engine.layers import depth_groups
 from tether.engine.reference import canonical, is_sharded, unwrap
+from tether.engine.seeds import mix_seed
 from tether.engine.state import kept_random_state
 from tether.engine.taps import find_head
 from tether.errors import ConfigError, TetherError

@@ -131,7 +131,7 @@ def deepshape_(
     mean, unit = flat.mean(), 2.0**-frac_bits
     shape, scale = estimate_gg_shape([flat - mean])
     levels = ((flat - mean) / unit).round().long()
-    values, counts = levels.abs().unique(return_counts=True)
+    values, counts = levels.abs().unique(return_counts=True)  # type: ignore[no-untyped-call]
     common = values[counts > min_count]
     if not len(common):
         return
@@ -147,5 +147,6 @@ def deepshape_(
     order = flat[inner].argsort(stable=True)
     ranks = (torch.arange(len(inner), dtype=torch.float64, device=flat.device) + 0.5) / len(inner)
     flat[inner[order]] = mean + grid[torch.searchsorted(cdf, ranks).clamp(max=2 * edge)] * unit
-    for param, part in zip(kernels, flat.split([p.numel() for p in kernels]), strict=True):
+    parts = torch.split(flat, [p.numel() for p in kernels])
+    for param, part in zip(kernels, parts, strict=True):
         param.copy_(part.view_as(param))

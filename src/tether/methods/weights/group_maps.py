@@ -51,7 +51,7 @@ def _given(ctx: Context, groups: Mapping[str, Sequence[int]]) -> list[list[Membe
             near = nearest(name, names, most=3)
             raise TetherError(f"{ctx.name}: groups names {name!r}, no parameter is called so{near}")
     raw = {name: torch.as_tensor(list(index)).long() for name, index in groups.items()}
-    _, dense = torch.cat(list(raw.values())).unique(return_inverse=True)
+    _, dense = torch.cat(list(raw.values())).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     parts = dense.split([len(index) for index in raw.values()])
     return [[member(names[name], 0, part) for name, part in zip(raw, parts, strict=True)]]
 

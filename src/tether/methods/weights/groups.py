@@ -53,7 +53,7 @@ def member(ref: WeightRef, dim: int, index: Tensor) -> Member:
         )
     if not rows_are_whole(ref.param):
         raise TetherError(f"the rows of {ref.name!r} are split between ranks: shard dimension 0")
-    found, counts = index.unique(return_counts=True)
+    found, counts = index.unique(return_counts=True)  # type: ignore[no-untyped-call]
     table = torch.full((len(found), int(counts.max())), size)
     rows = torch.arange(len(found)).repeat_interleave(counts)
     places = torch.arange(size) - (counts.cumsum(0) - counts).repeat_interleave(counts)

@@ -146,7 +146,8 @@ def threshold_to_strength(form: str, threshold: float, q: float = 0.5) -> float:
         raise ValueError(f"form {form!r} is not one of {', '.join(FORMS)}")
     q = _EXPONENTS.get(form, q)
     _check_exponent(q)
-    return (threshold / _unit_threshold(q)) ** (2.0 - q)
+    found: float = (threshold / _unit_threshold(q)) ** (2.0 - q)
+    return found
 
 
 def threshold(
