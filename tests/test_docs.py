@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.contract.cases import WIDTH, kinds_of, make_data, make_entries, make_network
+from tests.contract.files import FILES
 from tests.markdown import ROOT, code_blocks
 from tests.pages import PAGES, commands, files, make_workspace
 from tether.catalogue import COSTS, ENTRIES, KINDS, NEEDS, list_methods, method_info
@@ -102,12 +103,18 @@ def test_every_word_of_a_record_is_explained(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", list_methods())
-def test_the_loop_on_each_page_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_on_each_page_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
     from method_pages import loop_example
 
     info = method_info(name)
     kind = kinds_of(info)[0]
+    monkeypatch.chdir(tmp_path)
+    if name in FILES:  # the page's words name files that a user would have
+        for option, file in FILES[name](make_network, kind).items():
+            shutil.copy(file, tmp_path / info.example[option])
     data, model = make_data(kind, 24), make_network(kind, 0.2)
     entries = [need for need in ENTRIES if need in info.needs]
 

@@ -97,6 +97,8 @@ def loop_example(info: MethodInfo) -> list[str]:
     options = ", ".join(f"{key}={value!r}" for key, value in info.example.items())
     arguments = ["model, methods, optimizer, train_data=train_set, epochs=epochs"]
     arguments += [NEED_ARGUMENT[need] for need in info.needs if need in NEED_ARGUMENT]
+    if info.losses and "cross_entropy" not in info.losses:
+        arguments.append(f'loss="{info.losses[0]}"')
     call = ", ".join(arguments)
     prepares = info.cls.prepare is not Method.prepare
     public = getattr(tether, name, None) is info.cls

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 import tether
 from benchmarks.adarand import SIZES, FeaturesAndHead, naive
 from benchmarks.measure import interleaved, paired_ratio, peak_memory, range_times
-from benchmarks.models import NUM_CLASSES, Trainer
+from benchmarks.models import NUM_CLASSES, Trainer, fitting
 from benchmarks.naive_adarand import NaiveAdaRand
 from benchmarks.overhead import measure_memory, measure_time, variants
 from benchmarks.tables import as_markdown
@@ -72,8 +72,10 @@ def make_tiny():
 def test_a_small_run_fills_every_column(monkeypatch):
     data = TensorDataset(torch.randn(32, 3, 2, 2), torch.arange(32) % NUM_CLASSES)
     monkeypatch.setitem(measure_time.__globals__["MODELS"], "tiny", make_tiny)
-    monkeypatch.setitem(measure_time.__globals__, "make_data", lambda: data)
-    methods = tether.list_methods()
+    for function in (measure_time, fitting):
+        monkeypatch.setitem(function.__globals__, "make_data", lambda *_: data)
+    methods = fitting("tiny", tether.list_methods())
+    assert len(methods) > 40
     rows = measure_time("tiny", methods, rounds=2)
     memory = measure_memory("tiny", ["l2_sp"])
     assert list(memory) == ["plain loop", "no method", "l2_sp"]

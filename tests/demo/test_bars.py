@@ -31,6 +31,7 @@ def test_wrong_labels_are_not_memorised():
         assert results.mean(method, "correction_recall") > 0.65
 
 
+@pytest.mark.long
 def test_few_labels_go_further_and_features_keep_their_size():
     results = results_of(FEW_SHOT, (PLAIN, "FNP", "AdaRand"))
     assert np.mean(results.gains("AdaRand")) > 0.02

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class CodingRate(NamedTuple):
+@dataclass(frozen=True)
+class CodingRate:
     """Bits a weight.
 
     Attributes:
