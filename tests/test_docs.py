@@ -242,9 +242,10 @@ def test_every_flag_of_the_printed_commands_exists(
     "page",
     [
         "docs/tune.md",
-        "docs/continual.md",
-        "docs/average.md",
-        pytest.param("docs/tune_training.md", marks=pytest.mark.long),
+        *(
+            pytest.param(f"docs/{name}.md", marks=pytest.mark.long)
+            for name in ("continual", "average", "tune_training")
+        ),
     ],
 )
 def test_the_printed_commands_run(page: str, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def server():
             run(control, "-D", base, "-m", "immediate", "stop")
 
 
+@pytest.mark.long
 def test_two_that_work_on_one_study_share_its_runs(server, tmp_path):
     data = rows(tmp_path / "rows.npz")
     asked = study(data, trials=5, name="shared")
