@@ -114,7 +114,9 @@ print("trained")
 """
 
 
-@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+@pytest.mark.parametrize(
+    "error", ["ImportError", pytest.param("RuntimeError", marks=pytest.mark.long)]
+)
 def test_everything_imports_and_trains_with_torch_alone(error: str) -> None:
     done = python(BARE_LOOP.format(optional=set(OPTIONAL), error=error, modules=modules()))
     assert done.stdout.split() == ["trained"]

@@ -161,8 +161,8 @@ def list_methods(pattern: str = "*", *, kind: str | None = None) -> list[str]:
     """Names of the registered methods that match a wildcard, sorted.
 
     Example:
-        >>> list_methods("*rand*")
-        ['adarand', 'randreg']
+        >>> list_methods("*_constraint")
+        ['distance_constraint', 'layerwise_constraint', 'rate_constraint']
     """
     _load()
     if kind is not None and kind not in KINDS:
@@ -179,7 +179,8 @@ def method_info(name: str) -> MethodInfo:
     _load()
     if name not in _METHODS:
         near = difflib.get_close_matches(name, _METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_METHODS))}"
+        count = f"tether.list_methods() gives the {len(_METHODS)} there are"
+        hint = f"did you mean {near[0]!r}?" if near else count
         raise ValueError(f"unknown method {name!r}: {hint}")
     return _METHODS[name]
 

@@ -127,7 +127,8 @@ def test_methods_are_listed_a_line_each_for_pipes_and_as_json(
 ) -> None:
     header, *lines = tether("methods", "*constraint*").stdout.splitlines()
     assert header.split() == ["name", "acts", "on", "cost", "what", "it", "does"]
-    assert [line.split()[0] for line in lines] == ["distance_constraint", "layerwise_constraint"]
+    names = ["distance_constraint", "layerwise_constraint", "rate_constraint"]
+    assert [line.split()[0] for line in lines] == names
     assert main(["methods", "--kind", "weights", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {one["acts_on"] for one in found} == {"weights"}

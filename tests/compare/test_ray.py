@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("warm")
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 
+@pytest.mark.long
 def test_a_cluster_of_two_workers_comes_to_the_same_table(tmp_path):
     data = rows(tmp_path / "rows.npz")
     asked = study(data, trials=1, methods=["plain", "l2_sp"])

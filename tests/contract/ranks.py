@@ -27,7 +27,7 @@ from tether.catalogue import MethodInfo
 from tether.engine.reference import local
 from tether.method import Method
 
-from .cases import Case, NotApplicable, Run, Shares, cases, check_finite, compare, some
+from .cases import LONG, Case, NotApplicable, Run, Shares, cases, check_finite, compare
 from .training import outcome, restore, snapshot
 
 WORLD = 2
@@ -149,7 +149,7 @@ def ranks(info: MethodInfo, connect: Connect) -> None:
     each other, bit for bit, under the options of the example, too, with dropout, moving batch
     norms and noise.
     """
-    for case in some(info):
+    for case in cases(info)[: None if LONG else 1]:
         single = _still(case)
         with connect():
             if single is not None:

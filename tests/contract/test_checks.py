@@ -30,6 +30,7 @@ def test_a_broken_promise_is_noticed(name: str, check: str, pair: Pair) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks ranks after this process has trained")
+@pytest.mark.long
 def test_all_checks_in_one_call() -> None:
     with pytest.raises(AssertionError, match=r"mumbling fails 1 of \d+ checks\nrecord:"):
         run(BROKEN["mumbling"][0])

@@ -249,6 +249,7 @@ def test_names_stay_text_and_broken_images_have_a_place(page, run, photos):
     assert not fold(journal(run))
 
 
+@pytest.mark.long
 def test_what_a_closed_tab_could_not_send_is_sent_by_the_next(run, browser):
     context = browser.new_context()
     with serving(run, "--port", "0") as first:

@@ -84,6 +84,7 @@ def test_the_list_ranks_wrong_labels_first(run, source, capsys):
     assert len(review.suspects) == len(table) and not review.warnings
 
 
+@pytest.mark.long
 def test_it_finds_the_same_again(run, tmp_path):
     first = find(run, output=tmp_path / "one.csv", top=20)
     find(run, output=tmp_path / "two.csv", top=20)

@@ -193,6 +193,7 @@ def _on_two_ranks(rank: int, out: Path) -> None:
     dist.barrier()
 
 
+@pytest.mark.long
 def test_two_ranks_record_the_samples_of_both(tmp_path):
     two_ranks(_on_two_ranks, tmp_path)
     record, (data, _) = read_record(tmp_path / "record"), toy()

@@ -135,7 +135,7 @@ LAUNCHERS = {
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.long)]
+    "launcher", [pytest.param(name, marks=pytest.mark.long) for name in LAUNCHERS]
 )
 def test_the_command_under_a_launcher(tmp_path, launcher):
     words = ["--model", "demo:digits", "--data", "demo:digits", "--method", "elr", "--batch-size",

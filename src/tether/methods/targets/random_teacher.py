@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     needs=("features", "inputs"),
     cost="forward",
     losses=("cross_entropy", "mse"),
-    neutral={"weight": 0.0, "alpha": 1.0},
+    neutral={"weight": 0.0, "alpha": 1.0, "output_dim": 64, "hidden_dim": 32},
     example={"alpha": 0.5, "output_dim": 64, "hidden_dim": 32},
     exempt={"shards": "a whole teacher does not go with fully_shard, and is refused"},
     search_space={"weight": ("log", 0.01, 10.0), "alpha": ("uniform", 0.0, 1.0)},
