@@ -115,6 +115,7 @@ def test_tuning_finds_an_option_that_was_set_badly(data, tmp_path):
     assert finals[0]["validation"]["accuracy"] > trials[0]["validation"]["accuracy"] + 0.2
 
 
+@pytest.mark.long
 def test_what_is_worse_than_the_median_is_broken_off(data, tmp_path):
     asked = study(
         data, trials=7, methods=["plain"], settings={"epochs": 5},

@@ -10,6 +10,9 @@ from .checks import ALL_CHECKS, run, run_check
 from .ranks import Pair
 from .toys import BROKEN, GOOD
 
+#: They wait for a compiler, or for a rank that never comes.
+SLOW = ("guarded", "alone")
+
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", GOOD)
@@ -22,7 +25,13 @@ def test_a_good_method_passes(name: str, check: str, pair: Pair) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:std")
-@pytest.mark.parametrize(("name", "check"), [(name, entry[1]) for name, entry in BROKEN.items()])
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(name, entry[1], marks=pytest.mark.long if name in SLOW else ())
+        for name, entry in BROKEN.items()
+    ],
+)
 def test_a_broken_promise_is_noticed(name: str, check: str, pair: Pair) -> None:
     info, _, says = BROKEN[name]
     with pytest.raises((AssertionError, RuntimeError), match=says):
