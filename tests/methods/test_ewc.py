@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.reference import continual_twins as twins
-from tether import EWC, L2SP, TetherError, attach
+from tether import EWC, L2SP, TetherError, attach, create_method
 from tether.methods.weights.ewc_fisher import accumulate_fisher, drawn_label, spread
 from tether.methods.weights.fisher import diagonal_fisher
+from tether.tuning.method_spec import parse_method
 
 RNG = np.random.default_rng(0)
 X = torch.from_numpy(RNG.normal(size=(30, 4)))
@@ -188,3 +189,8 @@ def test_l2_sp_may_hold_the_attention_of_a_transformer_only() -> None:
     reg.detach()
     with pytest.raises(TetherError, match="no module of the model is called attention"):
         attach(net(), L2SP(include="attention"))
+
+
+def test_the_word_true_on_a_command_line_is_an_estimator():
+    name, options = parse_method("ewc:fisher=true")
+    assert create_method(name, **options).fisher == "true"

@@ -248,5 +248,5 @@ def _check_conflicts(one: Entry) -> None:
     names = [entry(given)[0] for given in one.methods]
     for name in names:
         for other in method_info(name).conflicts:
-            if other in names:
+            if names.count(other) > (other == name):  # a method may name itself: no two of it
                 raise ConfigError(f"{name} and {other} cannot be combined")

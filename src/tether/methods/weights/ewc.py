@@ -108,6 +108,8 @@ class EWC(Method):
     ) -> None:
         if isinstance(weight, (int, float)) and not weight >= 0:
             raise ValueError(f"weight must be >= 0, got {weight!r}")
+        if fisher is True:  # what a command line makes of the word
+            fisher = "true"
         if fisher not in ESTIMATORS:
             raise ValueError(f"fisher {fisher!r} is not one of {', '.join(ESTIMATORS)}")
         if reduction not in REDUCTIONS:
