@@ -98,7 +98,7 @@ class EWC(Method):
     def __init__(
         self,
         weight: ScheduleLike = 100.0,
-        fisher: str = "true",
+        fisher: str | bool = "true",
         gamma: float = 1.0,
         reduction: str = "sum",
         information: Mapping[str, Tensor] | str | Path | None = None,
