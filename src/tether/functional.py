@@ -14,7 +14,6 @@ from tether.methods.features.contrast import class_contrast, projected_contrast
 from tether.methods.features.feature_maps import feature_map_distances
 from tether.methods.features.feature_norm import feature_norm_penalty
 from tether.methods.features.feature_proximity import feature_proximity_loss
-from tether.methods.features.lwf import distillation_divergence
 from tether.methods.features.random_regression import random_feature_regression
 from tether.methods.features.self_distillation import hidden_state_distillation
 from tether.methods.features.sgm import sgm_penalty
@@ -39,6 +38,7 @@ from tether.methods.inputs.policy_formulas import intrusion_loss, policy_interva
 from tether.methods.layers.multi_sample_dropout import multi_sample_loss
 from tether.methods.layers.stochastic_norm import stochastic_norm
 from tether.methods.layers.truncation import nested_accuracy_curve, nested_dropout
+from tether.methods.matching import distillation_divergence
 from tether.methods.targets.confidence_reweighting import (
     confidence_weighted_loss,
     confidence_weights,

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from tests.methods.transfer import Trained, fine_tune, knowing
 from tests.reference import transfer_twins as twins
 from tether import LearningWithoutForgetting, TetherError, attach
-from tether.methods.features.lwf import distillation_divergence
+from tether.methods.matching import distillation_divergence
 
 DOUBLE = torch.float64
 

@@ -52,7 +52,7 @@ def feature_distances(
 
 
 def distillation_losses(
-    logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, squared: bool = False
+    logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
     """Cross-entropy of softened predictions with a teacher's softened ones, ``[N, K] -> [N]``.
 
@@ -63,7 +63,6 @@ def distillation_losses(
         logits: ``[..., K]``.
         teacher_logits: of the same shape, without a graph.
         temperature: T, above 0.
-        squared: multiply by T squared, so that gradients keep their size as T grows.
 
     Example:
         >>> import torch
@@ -71,8 +70,30 @@ def distillation_losses(
         tensor([0.6931])
     """
     probs = (teacher_logits.detach() / temperature).softmax(-1)
-    losses = soft_cross_entropy(logits / temperature, probs)
-    return losses * temperature**2 if squared else losses
+    return soft_cross_entropy(logits / temperature, probs)
+
+
+def distillation_divergence(
+    logits: Tensor, teacher_logits: Tensor, *, temperature: float = 3.0
+) -> Tensor:
+    """Divergence of softened predictions from a teacher's, ``[N, K] -> [N]``; 0 where equal.
+
+    ``KL(softmax(u / T) || softmax(z / T))``, without a factor of T squared.
+
+    Args:
+        logits: z, ``[N, K]``.
+        teacher_logits: u, of the same shape, without a graph.
+        temperature: T, above 0.
+
+    Example:
+        >>> import torch
+        >>> z = torch.tensor([[2.0, 0.0]])
+        >>> distillation_divergence(z, z)
+        tensor([0.])
+    """
+    teacher = teacher_logits.detach()
+    own = distillation_losses(logits, teacher, temperature=temperature)
+    return own - distillation_losses(teacher, teacher, temperature=temperature)
 
 
 def soft_cross_entropy(logits: Tensor, probs: Tensor) -> Tensor:

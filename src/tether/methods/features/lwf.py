@@ -11,7 +11,7 @@ from tether.catalogue import register
 from tether.method import Method
 from tether.methods.features.heads import source_head_of
 from tether.methods.features.rows import check_choice
-from tether.methods.matching import distillation_losses
+from tether.methods.matching import distillation_divergence
 from tether.methods.records import change_record
 from tether.schedule import ScheduleLike
 
@@ -20,28 +20,6 @@ if TYPE_CHECKING:
     from tether.engine.context import Context
 
 SOURCES = ("teacher", "recorded")
-
-
-def distillation_divergence(
-    logits: Tensor, teacher_logits: Tensor, *, temperature: float = 3.0
-) -> Tensor:
-    """Divergence of softened predictions from a teacher's, ``[N, K] -> [N]``; 0 where equal.
-
-    ``KL(softmax(u / T) || softmax(z / T))``, without a factor of T squared.
-
-    Args:
-        logits: z, ``[N, K]``.
-        teacher_logits: u, of the same shape, without a graph.
-        temperature: T, above 0.
-
-    Example:
-        >>> z = torch.tensor([[2.0, 0.0]])
-        >>> distillation_divergence(z, z)
-        tensor([0.])
-    """
-    teacher = teacher_logits.detach()
-    own = distillation_losses(logits, teacher, temperature=temperature)
-    return own - distillation_losses(teacher, teacher, temperature=temperature)
 
 
 @register(

@@ -10,7 +10,7 @@ from torch import Tensor
 from tether.batch import Batch
 from tether.catalogue import register
 from tether.method import Method
-from tether.methods.matching import distillation_losses
+from tether.methods.matching import distillation_divergence
 from tether.methods.targets.columns import Classes, check_classes, columns
 from tether.schedule import ScheduleLike
 
@@ -37,8 +37,7 @@ def prediction_distillation_losses(
     """
     teacher = teacher_logits.detach()
     if mode == "softmax":
-        losses = distillation_losses(logits, teacher, temperature=temperature)
-        return losses - distillation_losses(teacher, teacher, temperature=temperature)
+        return distillation_divergence(logits, teacher, temperature=temperature)
     probs = (teacher / temperature).sigmoid()
 
     def binary(values: Tensor) -> Tensor:
